@@ -1,0 +1,98 @@
+//! Buses: how a connection to NATS is described and opened. The one place where a NATS connection begins.
+//!
+//! Invariant: a password or token is never shown by `Debug` or in an error.
+
+pub mod nats;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// What speaks on the other side of a bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BusKind {
+    /// NATS, core and JetStream.
+    Nats,
+}
+
+/// A secret text that `Debug` does not show.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// Whether what is published must be stored by a stream before a delivery is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Publishing {
+    /// A stream must acknowledge; a subject that no stream stores fails the delivery.
+    #[default]
+    Durable,
+    /// Core NATS: at most once.
+    Core,
+}
+
+/// TLS of a bus.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    /// Refuse a server without TLS.
+    pub required: bool,
+    /// Certificates of the authorities to trust, PEM.
+    pub ca: Option<PathBuf>,
+    /// This client's certificate, PEM.
+    pub cert: Option<PathBuf>,
+    /// Its key, PEM.
+    pub key: Option<PathBuf>,
+}
+
+/// One `[bus.NAME]` of the node's configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BusConfig {
+    /// What it is.
+    pub kind: BusKind,
+    /// `nats://host:4222`, several separated by commas; `tls://` for TLS.
+    pub url: String,
+    /// A `.creds` file.
+    #[serde(default)]
+    pub credentials: Option<PathBuf>,
+    /// User name, together with `password`.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// Password.
+    #[serde(default)]
+    pub password: Option<Secret>,
+    /// Token.
+    #[serde(default)]
+    pub token: Option<Secret>,
+    /// TLS.
+    #[serde(default)]
+    pub tls: Tls,
+    /// What publishing means.
+    #[serde(default)]
+    pub publish: Publishing,
+}
+
+impl BusConfig {
+    /// A NATS bus without authentication.
+    #[must_use]
+    pub fn nats(url: impl Into<String>) -> Self {
+        Self {
+            kind: BusKind::Nats,
+            url: url.into(),
+            credentials: None,
+            user: None,
+            password: None,
+            token: None,
+            tls: Tls::default(),
+            publish: Publishing::Durable,
+        }
+    }
+}

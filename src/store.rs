@@ -1,0 +1,182 @@
+//! Postgres: the control plane, the ledger and everything that waits. Every SQL statement of Oncue is in here.
+//!
+//! Invariant: whatever one function here writes, it writes in one transaction, and calling it again after a lost reply
+//! changes nothing. The store decides nothing: what an outcome means is decided in `delivery`, what a row compiles to
+//! in `rules`.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+
+pub mod cluster;
+pub mod control;
+pub mod listen;
+pub mod parked;
+pub mod partitions;
+pub mod settle;
+
+static MIGRATIONS: Migrator = sqlx::migrate!();
+
+/// What can go wrong between Oncue and Postgres.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The address could not be parsed.
+    #[error("the database address is not valid: {0}; it looks like postgres://user:password@host:5432/database")]
+    Address(#[source] sqlx::Error),
+    /// The server could not be reached or dropped the connection; the same call may go through later.
+    #[error("postgres is not reachable: {0}")]
+    Unreachable(#[source] sqlx::Error),
+    /// The tables are not there or not of this program's version.
+    #[error("{0}; run `oncue migrate`")]
+    Schema(String),
+    /// The server refused the statement.
+    #[error("postgres refused the statement: {0}")]
+    Refused(#[source] sqlx::Error),
+    /// A migration could not be applied.
+    #[error("the migrations could not be applied: {0}")]
+    Migrate(#[source] sqlx::migrate::MigrateError),
+    /// A row that the caller named is not there.
+    #[error("there is no {kind} \"{name}\"")]
+    Missing {
+        /// `function`, `rule`, `trigger`, `dead letter`, `event`, `version`.
+        kind: &'static str,
+        /// What was asked for.
+        name: String,
+    },
+    /// A row holds what this program cannot read.
+    #[error("{place} cannot be read: {message}")]
+    Unreadable {
+        /// Table and key.
+        place: String,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        match &error {
+            sqlx::Error::Database(db) => match db.code().as_deref() {
+                Some("42P01" | "3F000" | "42703" | "42883") => Self::Schema(format!("the tables are not up to date: {db}")),
+                // Connection exceptions, resource shortage, operator intervention: the server's state, not the statement.
+                Some(code) if matches!(code.get(..2), Some("08" | "53" | "57" | "58")) => Self::Unreachable(error),
+                // Serialization failure, deadlock and lock timeout pass by themselves.
+                Some("40001" | "40P01" | "55P03" | "25006") => Self::Unreachable(error),
+                _ => Self::Refused(error),
+            },
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed
+            | sqlx::Error::Protocol(_) => Self::Unreachable(error),
+            _ => Self::Refused(error),
+        }
+    }
+}
+
+impl StoreError {
+    /// Whether the same call may go through later without anything being changed.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unreachable(_))
+    }
+}
+
+/// How to reach the database.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `postgres://…`, with `sslmode=verify-full` where the network is not trusted.
+    pub url: String,
+    /// Connections at once.
+    pub connections: u32,
+    /// How long a statement may take before the server cancels it.
+    pub statement_timeout: Duration,
+}
+
+impl Config {
+    /// The usual settings for `url`.
+    #[must_use]
+    pub fn new(url: impl Into<String>) -> Self {
+        Self { url: url.into(), connections: 12, statement_timeout: Duration::from_secs(30) }
+    }
+}
+
+/// A pool of connections to the database of the control plane. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pool: PgPool,
+}
+
+impl Store {
+    /// Prepares a pool; the first statement connects.
+    ///
+    /// # Errors
+    /// `StoreError::Address` when the address cannot be parsed.
+    pub fn connect_lazy(config: &Config) -> Result<Self, StoreError> {
+        let options = PgConnectOptions::from_str(&config.url)
+            .map_err(StoreError::Address)?
+            .application_name("oncue")
+            .options([
+                ("statement_timeout", format!("{}ms", config.statement_timeout.as_millis())),
+                ("lock_timeout", "10s".to_owned()),
+                ("idle_in_transaction_session_timeout", "60s".to_owned()),
+            ]);
+        let pool = PgPoolOptions::new()
+            .max_connections(config.connections)
+            .acquire_timeout(Duration::from_secs(5))
+            // An idle connection that the network forgot is found out by its next use; asking before every use costs
+            // a round trip on the settling path.
+            .test_before_acquire(false)
+            .connect_lazy_with(options);
+        Ok(Self { pool })
+    }
+
+    /// Connects once, to find out whether the database is there.
+    ///
+    /// # Errors
+    /// `Unreachable` or `Refused` with the server's words.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        sqlx::query("select 1").execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// Applies the migrations that are missing. Several nodes may do so at once.
+    ///
+    /// # Errors
+    /// `Migrate` when the database was changed by a newer program, or a statement fails.
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        let mut migrator = Migrator::with_migrations(MIGRATIONS.iter().cloned().collect());
+        migrator.dangerous_set_table_name("oncue.migrations");
+        migrator.create_schema("oncue");
+        migrator.run(&self.pool).await.map_err(|error| match error {
+            sqlx::migrate::MigrateError::Execute(e) => StoreError::from(e),
+            other => StoreError::Migrate(other),
+        })
+    }
+
+    /// Ends every connection.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// `text` as Postgres can hold it in a `text` column: NUL becomes U+FFFD.
+pub(crate) fn clean(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
+/// `text` cleaned and cut to the 4,096 bytes that error columns hold.
+pub(crate) fn clean_error(text: &str) -> String {
+    let text = clean(text);
+    if text.len() <= 4_096 {
+        return text;
+    }
+    let mut end = 4_093;
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}…", &text[..end])
+}
