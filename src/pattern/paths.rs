@@ -1,0 +1,121 @@
+//! The fields that a pattern names, and an event cut down to them.
+//!
+//! Invariant: two paths are the same if they are the same once joined with dots, so that `{"a":{"b":…}}` and `{"a.b":…}`
+//! name one field, in patterns and in events, as EventBridge has it. What no pattern field names costs no memory. It
+//! compares no values.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::Json;
+
+/// A field's number within one pattern.
+pub type FieldId = usize;
+
+/// A set of paths, shared from the root on.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    nodes: Vec<Node>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Node {
+    children: HashMap<String, usize>,
+}
+
+/// The root of every path.
+pub const ROOT: FieldId = 0;
+
+/// An object, or an element of an array, with what it holds outside any further array.
+#[derive(Debug, Default)]
+pub struct Element<'a> {
+    /// The scalars, by field; the scalars of an array count as values of whatever holds the array.
+    pub values: BTreeMap<FieldId, Vec<&'a Json>>,
+    /// The arrays, by field; arrays of one path (from duplicate keys) are one array.
+    pub arrays: BTreeMap<FieldId, Elements<'a>>,
+}
+
+/// The elements of an array that are objects or arrays themselves.
+#[derive(Debug, Default)]
+pub struct Elements<'a> {
+    /// In order, without those that hold nothing that the pattern names.
+    pub elements: Vec<Element<'a>>,
+    /// The fields that have a scalar somewhere below.
+    pub fields: BTreeSet<FieldId>,
+}
+
+impl Paths {
+    /// Only the root.
+    pub fn new() -> Paths {
+        Paths { nodes: vec![Node::default()] }
+    }
+
+    /// The field at `key` below `parent`, added if it is new.
+    pub fn add(&mut self, parent: FieldId, key: &str) -> FieldId {
+        let mut at = parent;
+        for step in key.split('.') {
+            let known = self.nodes[at].children.get(step).copied();
+            at = known.unwrap_or_else(|| self.grow(at, step));
+        }
+        at
+    }
+
+    fn grow(&mut self, parent: FieldId, step: &str) -> FieldId {
+        let child = self.nodes.len();
+        self.nodes.push(Node::default());
+        self.nodes[parent].children.insert(step.to_owned(), child);
+        child
+    }
+
+    fn find(&self, parent: FieldId, key: &str) -> Option<FieldId> {
+        key.split('.').try_fold(parent, |at, step| self.nodes[at].children.get(step).copied())
+    }
+
+    /// What `event` holds at these paths.
+    pub fn project<'a>(&self, event: &'a Json) -> Element<'a> {
+        let mut root = Element::default();
+        self.collect(ROOT, event, &mut root);
+        root
+    }
+
+    /// Puts what is at and below `value`, which is at path `at`, into `element`.
+    fn collect<'a>(&self, at: FieldId, value: &'a Json, element: &mut Element<'a>) {
+        match value {
+            Json::Object(members) => {
+                for (key, member) in members {
+                    if let Some(child) = self.find(at, key) {
+                        self.collect(child, member, element);
+                    }
+                }
+            }
+            Json::Array(items) => {
+                for item in items {
+                    self.collect_item(at, item, element);
+                }
+            }
+            scalar => element.values.entry(at).or_default().push(scalar),
+        }
+    }
+
+    fn collect_item<'a>(&self, at: FieldId, item: &'a Json, element: &mut Element<'a>) {
+        if !matches!(item, Json::Object(_) | Json::Array(_)) {
+            return self.collect(at, item, element);
+        }
+        let mut below = Element::default();
+        self.collect(at, item, &mut below);
+        if below.values.is_empty() && below.arrays.is_empty() {
+            return;
+        }
+        let array = element.arrays.entry(at).or_default();
+        array.fields.extend(below.values.keys());
+        array.fields.extend(below.arrays.values().flat_map(|deeper| &deeper.fields));
+        array.elements.push(below);
+    }
+}
+
+impl Element<'_> {
+    /// How many elements of arrays there are in all.
+    pub fn count(&self) -> u64 {
+        let elements = self.arrays.values().flat_map(|array| &array.elements);
+        elements.map(|element| 1 + element.count()).sum()
+    }
+}
