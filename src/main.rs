@@ -1,1 +1,17 @@
-fn main(){}
+//! The program: parse, run, exit code; nothing else.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use oncue::cli::{self, Cli};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return cli::usage(&error),
+    };
+    match cli::block_on(cli.run()) {
+        Ok(code) => code,
+        Err(error) => cli::report(&error),
+    }
+}

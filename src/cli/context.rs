@@ -1,0 +1,73 @@
+//! What every command needs: the options of all commands, the configuration, and a pool to the database.
+//!
+//! Invariant: the configuration is read when a command first asks for it, so that a command that needs none runs beside
+//! a broken manifest; nothing connects before its first statement.
+
+use std::cell::OnceCell;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+
+use crate::config::{Config, Environment};
+use crate::store::{self, Store};
+
+use super::Global;
+use super::output::Output;
+
+/// Connections of a command; two, so that a listing and a listener go side by side.
+const CONNECTIONS: u32 = 2;
+
+/// What every command needs.
+#[derive(Debug)]
+pub struct Context {
+    /// Where data goes.
+    pub output: Output,
+    /// The environment that the program was started with.
+    pub environment: Environment,
+    manifest: Option<PathBuf>,
+    config: OnceCell<Config>,
+}
+
+impl Context {
+    /// The context of one command.
+    #[must_use]
+    pub fn new(global: &Global, environment: Environment) -> Self {
+        Self {
+            output: Output::new(global.output),
+            environment,
+            manifest: global.config.clone(),
+            config: OnceCell::new(),
+        }
+    }
+
+    /// The configuration: the manifest that was named, else `oncue.toml` if it is there, else the environment alone.
+    ///
+    /// # Errors
+    /// Every mistake of the manifest.
+    pub fn config(&self) -> anyhow::Result<&Config> {
+        if let Some(config) = self.config.get() {
+            return Ok(config);
+        }
+        let config = Config::load(self.manifest.as_deref(), &self.environment)?;
+        Ok(self.config.get_or_init(|| config))
+    }
+
+    /// The address of the database.
+    ///
+    /// # Errors
+    /// A broken manifest, or no address anywhere.
+    pub fn database(&self) -> anyhow::Result<&str> {
+        self.config()?.node.database.as_deref().context(
+            "no database is named: set DATABASE_URL, or `database` in [node] of oncue.toml, or run `oncue dev`, which brings its own",
+        )
+    }
+
+    /// A small pool to the database; its first statement connects.
+    ///
+    /// # Errors
+    /// A broken manifest, no address, or one that cannot be parsed.
+    pub fn store(&self) -> anyhow::Result<Store> {
+        let config = store::Config { connections: CONNECTIONS, ..store::Config::new(self.database()?) };
+        Ok(Store::connect_lazy(&config)?)
+    }
+}

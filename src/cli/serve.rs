@@ -1,0 +1,17 @@
+//! `oncue serve`.
+
+use std::process::ExitCode;
+
+use super::Context;
+
+/// What may be typed after `oncue serve`.
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+/// Runs the command.
+///
+/// # Errors
+/// It is not built yet.
+pub async fn run(_args: Args, _context: &Context) -> anyhow::Result<ExitCode> {
+    anyhow::bail!("`oncue serve` is not built yet")
+}

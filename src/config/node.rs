@@ -1,0 +1,199 @@
+//! `[node]`: where the database is and how much one node takes on.
+//!
+//! Invariant: every value is inside its bounds, and what is not written has the default that `docs/manifest.md` names.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::environment::Environment;
+use super::error::ConfigError;
+use super::reader::{Field, Node, Section};
+
+const KEYS: &[&str] = &[
+    "name",
+    "database",
+    "connections",
+    "health",
+    "concurrency",
+    "budget",
+    "settle",
+    "drain",
+    "limits",
+    "retention",
+    "cache_dir",
+    "log",
+];
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(24 * 3_600);
+
+/// How logs are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What `[node]` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeSettings {
+    /// Unique among the nodes, and the same after a restart.
+    pub name: String,
+    /// Address of the database; none if nothing names one.
+    pub database: Option<String>,
+    /// Connections to the database.
+    pub connections: u32,
+    /// Where health and metrics are served; none for nowhere.
+    pub health: Option<SocketAddr>,
+    /// Runs at once.
+    pub concurrency: u32,
+    /// Events taken from buses and not settled.
+    pub budget_events: u32,
+    /// Their bytes.
+    pub budget_bytes: u64,
+    /// Outcomes in one settling transaction.
+    pub settle_count: usize,
+    /// Their bytes.
+    pub settle_bytes: usize,
+    /// Longest wait for more of them.
+    pub settle_wait: Duration,
+    /// Longest wait for running functions at shutdown.
+    pub drain: Duration,
+    /// Largest message.
+    pub message_bytes: usize,
+    /// Most headers of a message.
+    pub message_headers: usize,
+    /// How long the ledger is kept.
+    pub retention: Duration,
+    /// Where compiled components are kept.
+    pub cache_dir: Option<PathBuf>,
+    /// How logs are written.
+    pub log: LogFormat,
+}
+
+impl NodeSettings {
+    /// What holds where the manifest says nothing.
+    #[must_use]
+    pub fn new(environment: &Environment) -> Self {
+        let database = environment.get("ONCUE_DATABASE_URL").or_else(|| environment.get("DATABASE_URL"));
+        Self {
+            name: default_name(environment),
+            database: database.map(str::to_owned),
+            connections: 12,
+            health: Some(SocketAddr::from(([127, 0, 0, 1], 9_321))),
+            concurrency: 256,
+            budget_events: 10_000,
+            budget_bytes: 256 << 20,
+            settle_count: 1_000,
+            settle_bytes: 4 << 20,
+            settle_wait: Duration::from_millis(2),
+            drain: Duration::from_secs(20),
+            message_bytes: 1 << 20,
+            message_headers: 64,
+            retention: 30 * DAY,
+            cache_dir: None,
+            log: LogFormat::Text,
+        }
+    }
+
+    /// Reads `[node]`; relative paths are below `base`.
+    pub(super) fn read(node: &Node, environment: &Environment, base: &Path) -> Result<Self, ConfigError> {
+        let section = Section::open(node, "node", KEYS)?;
+        let mut settings = Self::new(environment);
+        if let Some(field) = section.get("name") {
+            settings.name = field.word()?.to_owned();
+        }
+        if let Some(field) = section.get("database") {
+            settings.database = Some(database(&field)?);
+        }
+        if let Some(field) = section.get("health") {
+            settings.health = health(&field)?;
+        }
+        if let Some(field) = section.get("connections") {
+            settings.connections = field.integer(2..=1_000)?;
+        }
+        if let Some(field) = section.get("concurrency") {
+            settings.concurrency = field.integer(1..=100_000)?;
+        }
+        if let Some(field) = section.get("drain") {
+            settings.drain = field.duration(Duration::ZERO..=SECOND * 3_600)?;
+        }
+        if let Some(field) = section.get("retention") {
+            settings.retention = field.duration(DAY..=DAY * 3_660)?;
+        }
+        if let Some(field) = section.get("cache_dir") {
+            settings.cache_dir = Some(base.join(field.word()?));
+        }
+        if let Some(field) = section.get("log") {
+            settings.log = log_format(&field)?;
+        }
+        settings.read_bounds(&section)?;
+        Ok(settings)
+    }
+
+    fn read_bounds(&mut self, section: &Section<'_>) -> Result<(), ConfigError> {
+        if let Some(field) = section.get("budget") {
+            let budget = Section::open(field.node, &field.path, &["events", "bytes"])?;
+            self.budget_events = budget.get("events").map_or(Ok(self.budget_events), |f| f.integer(1..=10_000_000))?;
+            self.budget_bytes = budget.get("bytes").map_or(Ok(self.budget_bytes), |f| f.size(1 << 20..=1 << 40))?;
+        }
+        if let Some(field) = section.get("settle") {
+            let settle = Section::open(field.node, &field.path, &["count", "bytes", "wait"])?;
+            self.settle_count = settle.get("count").map_or(Ok(self.settle_count), |f| f.integer(1..=100_000))?;
+            self.settle_bytes = size(&settle, "bytes", self.settle_bytes, 1 << 30)?;
+            self.settle_wait =
+                settle.get("wait").map_or(Ok(self.settle_wait), |f| f.duration(Duration::ZERO..=SECOND))?;
+        }
+        if let Some(field) = section.get("limits") {
+            let limits = Section::open(field.node, &field.path, &["message", "headers"])?;
+            self.message_bytes = size(&limits, "message", self.message_bytes, 64 << 20)?;
+            self.message_headers = limits.get("headers").map_or(Ok(self.message_headers), |f| f.integer(1..=10_000))?;
+        }
+        Ok(())
+    }
+}
+
+fn size(section: &Section<'_>, key: &str, default: usize, most: u64) -> Result<usize, ConfigError> {
+    let Some(field) = section.get(key) else { return Ok(default) };
+    let bytes = field.size(1_024..=most)?;
+    usize::try_from(bytes).map_err(|_| field.error(format!("{bytes} bytes are too many for this machine"), ""))
+}
+
+fn database(field: &Field<'_>) -> Result<String, ConfigError> {
+    let url = field.word()?;
+    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        return Ok(url.to_owned());
+    }
+    // The value may hold a password.
+    Err(field.error("this is no address of a Postgres", "it looks like postgres://user:password@host:5432/database"))
+}
+
+fn health(field: &Field<'_>) -> Result<Option<SocketAddr>, ConfigError> {
+    match field.text()? {
+        "off" => Ok(None),
+        text => {
+            let fix = "it looks like \"127.0.0.1:9321\"; \"off\" for none";
+            text.parse().map(Some).map_err(|_| field.error(format!("{text:?} is no address with a port"), fix))
+        }
+    }
+}
+
+fn log_format(field: &Field<'_>) -> Result<LogFormat, ConfigError> {
+    match field.text()? {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        other => Err(field.error(format!("{other:?} is no format of logs"), "it is \"text\" or \"json\"")),
+    }
+}
+
+/// The host's name, so that it is the same after a restart; two nodes on one host need `name`, and `serve` adds it.
+fn default_name(environment: &Environment) -> String {
+    let from_file = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let host = environment.get("HOSTNAME").map(str::to_owned).or_else(from_file).unwrap_or_default();
+    let host: String = host.trim().chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.')).collect();
+    let host = if host.is_empty() { "node" } else { &host };
+    format!("{host}-{}", std::process::id())
+}
