@@ -1,0 +1,314 @@
+//! Telemetry: logs ([`install_logs`]), the metrics, and one short function per thing that is counted.
+//!
+//! Invariant: metric names are consts with the prefix `oncue_`; labels are names that an operator gave or words of
+//! ours, of low cardinality, never event data. This module measures nothing by itself and serves nothing (`health`
+//! does).
+
+mod logs;
+
+use std::{sync::OnceLock, time::Duration};
+
+use metrics::{counter, gauge, histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio_util::sync::CancellationToken;
+
+pub use logs::{LogConfig, LogError, LogFormat, install_logs};
+
+/// How often histograms are condensed when nobody reads them.
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// Events that a trigger read.
+pub const EVENTS_RECEIVED: &str = "oncue_events_received_total";
+/// Messages that are no event; kept as rejected, by class.
+pub const EVENTS_REJECTED: &str = "oncue_events_rejected_total";
+/// Events that at least one rule matched.
+pub const EVENTS_MATCHED: &str = "oncue_events_matched_total";
+/// Events that no rule matched.
+pub const EVENTS_UNMATCHED: &str = "oncue_events_unmatched_total";
+/// Settled deliveries by outcome: done, parked, dead, void, duplicate.
+pub const DELIVERIES: &str = "oncue_deliveries_total";
+/// Function runs by outcome class.
+pub const RUNS: &str = "oncue_runs_total";
+/// Fuel that function runs used.
+pub const FUEL: &str = "oncue_fuel_total";
+/// Messages acknowledged to the bus.
+pub const ACKS: &str = "oncue_ack_total";
+/// Messages that the bus delivered again.
+pub const REDELIVERED: &str = "oncue_redelivered_total";
+/// Messages that core NATS dropped because this node was too slow: lost.
+pub const SLOW_CONSUMER_DROPS: &str = "oncue_slow_consumer_drops_total";
+/// Connections to a bus that were lost and made again.
+pub const RECONNECTS: &str = "oncue_reconnects_total";
+/// Deliveries that became dead letters, by error class.
+pub const DEAD_LETTERS: &str = "oncue_dead_letters_total";
+/// Events read and not settled.
+pub const IN_FLIGHT_EVENTS: &str = "oncue_in_flight_events";
+/// Bytes of the events read and not settled.
+pub const IN_FLIGHT_BYTES: &str = "oncue_in_flight_bytes";
+/// Messages that wait at the source.
+pub const TRIGGER_LAG: &str = "oncue_trigger_lag";
+/// 0 paused, 1 active, 2 stalled, 3 gap, 4 error.
+pub const TRIGGER_STATE: &str = "oncue_trigger_state";
+/// Deliveries that wait for another try.
+pub const PARKED: &str = "oncue_parked";
+/// Rules in the loaded snapshot.
+pub const RULES_LOADED: &str = "oncue_rules_loaded";
+/// Rules left out of the snapshot because they are wrong.
+pub const RULES_QUARANTINED: &str = "oncue_rules_quarantined";
+/// Version of the loaded snapshot.
+pub const RULESET_VERSION: &str = "oncue_ruleset_version";
+/// Whether the store answers.
+pub const STORE_UP: &str = "oncue_store_up";
+/// Whether the bus is connected.
+pub const BUS_UP: &str = "oncue_bus_up";
+/// Duration of function runs.
+pub const RUN_SECONDS: &str = "oncue_run_seconds";
+/// Duration of the transactions that settle deliveries.
+pub const SETTLE_SECONDS: &str = "oncue_settle_seconds";
+/// Deliveries settled by one transaction.
+pub const SETTLE_GROUP_SIZE: &str = "oncue_settle_group_size";
+
+/// From a sandbox's start (tens of microseconds) to the default timeout and above.
+const RUN_BUCKETS: &[f64] = &[
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
+    10.0, 30.0,
+];
+/// From a commit to a local disk to a store in trouble.
+const SETTLE_BUCKETS: &[f64] =
+    &[0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// Groups grow with the load.
+const GROUP_BUCKETS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 2_000.0, 5_000.0];
+
+const COUNTERS: &[(&str, &str)] = &[
+    (EVENTS_RECEIVED, "Events that a trigger read."),
+    (EVENTS_REJECTED, "Messages that are no event; kept as rejected, by class."),
+    (EVENTS_MATCHED, "Events that at least one rule matched."),
+    (EVENTS_UNMATCHED, "Events that no rule matched."),
+    (DELIVERIES, "Settled deliveries by outcome: done, parked, dead, void, duplicate."),
+    (RUNS, "Function runs by outcome class."),
+    (FUEL, "Fuel that function runs used."),
+    (ACKS, "Messages acknowledged to the bus."),
+    (REDELIVERED, "Messages that the bus delivered again."),
+    (SLOW_CONSUMER_DROPS, "Messages that core NATS dropped because this node was too slow: lost."),
+    (RECONNECTS, "Connections to a bus that were lost and made again."),
+    (DEAD_LETTERS, "Deliveries that became dead letters, by error class."),
+];
+const GAUGES: &[(&str, &str)] = &[
+    (IN_FLIGHT_EVENTS, "Events read and not settled."),
+    (IN_FLIGHT_BYTES, "Bytes of the events read and not settled."),
+    (TRIGGER_LAG, "Messages that wait at the source."),
+    (TRIGGER_STATE, "0 paused, 1 active, 2 stalled, 3 gap, 4 error."),
+    (PARKED, "Deliveries that wait for another try."),
+    (RULES_LOADED, "Rules in the loaded snapshot."),
+    (RULES_QUARANTINED, "Rules left out of the snapshot because they are wrong."),
+    (RULESET_VERSION, "Version of the loaded snapshot."),
+    (STORE_UP, "Whether the store answers."),
+    (BUS_UP, "Whether the bus is connected."),
+];
+const HISTOGRAMS: &[(&str, &str, &[f64])] = &[
+    (RUN_SECONDS, "Duration of function runs.", RUN_BUCKETS),
+    (SETTLE_SECONDS, "Duration of the transactions that settle deliveries.", SETTLE_BUCKETS),
+    (SETTLE_GROUP_SIZE, "Deliveries settled by one transaction.", GROUP_BUCKETS),
+];
+
+/// Sets up the metrics of this process, once: every call gives a handle on the same ones.
+pub fn install_metrics() -> PrometheusHandle {
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+    let install = || {
+        let recorder = HISTOGRAMS.iter().fold(PrometheusBuilder::new(), with_buckets).build_recorder();
+        let handle = recorder.handle();
+        match metrics::set_global_recorder(recorder) {
+            Ok(()) => describe_all(),
+            Err(error) => tracing::error!(error = %error, "failed to set up metrics: another recorder is there"),
+        }
+        handle
+    };
+    HANDLE.get_or_init(install).clone()
+}
+
+fn with_buckets(builder: PrometheusBuilder, (name, _, buckets): &(&str, &str, &[f64])) -> PrometheusBuilder {
+    let matcher = Matcher::Full((*name).to_owned());
+    builder.set_buckets_for_metric(matcher, buckets).expect("no list of buckets above is empty")
+}
+
+/// Gives every metric its help text.
+pub fn describe_all() {
+    for (name, help) in COUNTERS {
+        metrics::describe_counter!(*name, *help);
+    }
+    for (name, help) in GAUGES {
+        metrics::describe_gauge!(*name, *help);
+    }
+    for (name, help, _) in HISTOGRAMS {
+        metrics::describe_histogram!(*name, *help);
+    }
+}
+
+/// Keeps the memory of the metrics bounded when nobody scrapes them; ends after `shutdown`.
+pub async fn upkeep(handle: PrometheusHandle, shutdown: CancellationToken) {
+    let mut ticks = tokio::time::interval(UPKEEP_EVERY);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            _ = ticks.tick() => handle.run_upkeep(),
+        }
+    }
+}
+
+/// `count` events were read.
+pub fn received(trigger: &str, count: u64) {
+    counter!(EVENTS_RECEIVED, "trigger" => trigger.to_owned()).increment(count);
+}
+
+/// A message is no event.
+pub fn rejected(trigger: &str, class: &str) {
+    counter!(EVENTS_REJECTED, "trigger" => trigger.to_owned(), "class" => class.to_owned()).increment(1);
+}
+
+/// `count` events were matched by at least one rule.
+pub fn matched(trigger: &str, count: u64) {
+    counter!(EVENTS_MATCHED, "trigger" => trigger.to_owned()).increment(count);
+}
+
+/// `count` events were matched by no rule.
+pub fn unmatched(trigger: &str, count: u64) {
+    counter!(EVENTS_UNMATCHED, "trigger" => trigger.to_owned()).increment(count);
+}
+
+/// `count` deliveries of `rule` were settled as `outcome`: done, parked, dead, void or duplicate.
+pub fn delivered(rule: &str, outcome: &'static str, count: u64) {
+    counter!(DELIVERIES, "rule" => rule.to_owned(), "outcome" => outcome).increment(count);
+}
+
+/// A run of `function` ended as `outcome` (the class of the outcome).
+pub fn ran(function: &str, outcome: &'static str, took: Duration, fuel: u64) {
+    counter!(RUNS, "function" => function.to_owned(), "outcome" => outcome).increment(1);
+    counter!(FUEL, "function" => function.to_owned()).increment(fuel);
+    histogram!(RUN_SECONDS, "function" => function.to_owned()).record(took);
+}
+
+/// What the node has read and not settled.
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float; 2^53 bytes are never in flight")]
+pub fn in_flight(events: u64, bytes: u64) {
+    gauge!(IN_FLIGHT_EVENTS).set(events as f64);
+    gauge!(IN_FLIGHT_BYTES).set(bytes as f64);
+}
+
+/// A transaction settled `deliveries`.
+#[expect(clippy::cast_precision_loss, reason = "a group is far below 2^53")]
+pub fn settled(deliveries: usize, took: Duration) {
+    histogram!(SETTLE_SECONDS).record(took);
+    histogram!(SETTLE_GROUP_SIZE).record(deliveries as f64);
+}
+
+/// `count` messages were acknowledged.
+pub fn acked(trigger: &str, count: u64) {
+    counter!(ACKS, "trigger" => trigger.to_owned()).increment(count);
+}
+
+/// `count` messages came again.
+pub fn redelivered(trigger: &str, count: u64) {
+    counter!(REDELIVERED, "trigger" => trigger.to_owned()).increment(count);
+}
+
+/// `pending` messages wait at the source.
+#[expect(clippy::cast_precision_loss, reason = "a lag above 2^53 is as bad as one of 2^53")]
+pub fn trigger_lag(trigger: &str, pending: u64) {
+    gauge!(TRIGGER_LAG, "trigger" => trigger.to_owned()).set(pending as f64);
+}
+
+/// The state of a trigger as a number: 0 paused, 1 active, 2 stalled, 3 gap, 4 error. `health` calls this.
+pub fn trigger_state(trigger: &str, state: u8) {
+    gauge!(TRIGGER_STATE, "trigger" => trigger.to_owned()).set(f64::from(state));
+}
+
+/// Core NATS dropped `count` messages before this node read them.
+pub fn slow_consumer_dropped(trigger: &str, count: u64) {
+    counter!(SLOW_CONSUMER_DROPS, "trigger" => trigger.to_owned()).increment(count);
+}
+
+/// The connection to a bus was lost and made again.
+pub fn reconnected(bus: &str) {
+    counter!(RECONNECTS, "bus" => bus.to_owned()).increment(1);
+}
+
+/// `count` deliveries wait for another try.
+#[expect(clippy::cast_precision_loss, reason = "a table has fewer than 2^53 rows")]
+pub fn parked(count: u64) {
+    gauge!(PARKED).set(count as f64);
+}
+
+/// A delivery became a dead letter.
+pub fn dead_letter(rule: &str, class: &str) {
+    counter!(DEAD_LETTERS, "rule" => rule.to_owned(), "class" => class.to_owned()).increment(1);
+}
+
+/// A snapshot of the rules was loaded.
+#[expect(clippy::cast_precision_loss, reason = "counts and a version, far below 2^53")]
+pub fn rules_loaded(loaded: usize, quarantined: usize, version: i64) {
+    gauge!(RULES_LOADED).set(loaded as f64);
+    gauge!(RULES_QUARANTINED).set(quarantined as f64);
+    gauge!(RULESET_VERSION).set(version as f64);
+}
+
+/// Whether the store answers. `health` calls this.
+pub fn store_up(up: bool) {
+    gauge!(STORE_UP).set(f64::from(u8::from(up)));
+}
+
+/// Whether a bus is connected. `health` calls this.
+pub fn bus_up(bus: &str, up: bool) {
+    gauge!(BUS_UP, "bus" => bus.to_owned()).set(f64::from(u8::from(up)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_is_described_and_has_the_right_shape() {
+        let handle = install_metrics();
+        received("telemetry-test", 3);
+        rejected("telemetry-test", "too_large");
+        matched("telemetry-test", 2);
+        unmatched("telemetry-test", 1);
+        delivered("telemetry-test", "done", 2);
+        ran("telemetry-test", "ok", Duration::from_micros(80), 1_234);
+        in_flight(1, 2);
+        settled(7, Duration::from_millis(3));
+        acked("telemetry-test", 1);
+        redelivered("telemetry-test", 1);
+        trigger_lag("telemetry-test", 9);
+        trigger_state("telemetry-test", 1);
+        slow_consumer_dropped("telemetry-test", 1);
+        reconnected("telemetry-test");
+        parked(4);
+        dead_letter("telemetry-test", "trap");
+        rules_loaded(5, 1, 42);
+        store_up(true);
+        bus_up("telemetry-test", false);
+        let text = install_metrics().render();
+        assert!(handle.render().contains("telemetry-test"), "both handles are on the same metrics");
+        let names = COUNTERS.iter().chain(GAUGES).map(|(name, help)| (*name, *help));
+        for (name, help) in names.chain(HISTOGRAMS.iter().map(|(name, help, _)| (*name, *help))) {
+            assert!(name.starts_with("oncue_"), "{name}");
+            assert!(text.contains(&format!("# HELP {name} {help}\n")), "{name} in {text}");
+        }
+        for line in [
+            "oncue_events_received_total{trigger=\"telemetry-test\"} 3",
+            "oncue_fuel_total{function=\"telemetry-test\"} 1234",
+            "oncue_run_seconds_bucket{function=\"telemetry-test\",le=\"0.0001\"} 1",
+            // Others in this process may settle, too.
+            "oncue_settle_group_size_bucket{le=\"10\"} ",
+            "oncue_settle_seconds_bucket{le=\"0.005\"} ",
+        ] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
+    }
+
+    #[test]
+    fn counters_end_in_total_and_nothing_else_does() {
+        assert!(COUNTERS.iter().all(|(name, _)| name.ends_with("_total")));
+        assert!(!GAUGES.iter().any(|(name, _)| name.ends_with("_total")));
+    }
+}

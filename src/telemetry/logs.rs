@@ -1,0 +1,174 @@
+//! Logs: one line per record, on standard error, as text or JSON.
+//!
+//! Invariant: control characters of values are escaped, so that nothing from outside forges a record or drives a
+//! terminal. Reads no environment: the caller gives the filter.
+
+use std::{
+    fmt::{self, Write},
+    io,
+};
+
+use tracing::field::Field;
+use tracing_subscriber::{
+    EnvFilter,
+    field::MakeExt,
+    fmt::format::{Writer, debug_fn},
+};
+
+/// What a log record looks like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// A line of text.
+    #[default]
+    Text,
+    /// A line with a JSON object.
+    Json,
+}
+
+/// How logs are written; always to standard error.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// What a record looks like.
+    pub format: LogFormat,
+    /// Directives as of `RUST_LOG`: a level, or `info,oncue::settle=debug`.
+    pub filter: String,
+    /// Colour the level; only for a terminal.
+    pub colour: bool,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, filter: "info".to_owned(), colour: false }
+    }
+}
+
+/// Why logs could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The filter has a mistake.
+    #[error(
+        "the log filter \"{filter}\" is wrong; it is a level (error, warn, info, debug, trace) or module=level pairs"
+    )]
+    Filter {
+        /// As given.
+        filter: String,
+        /// Where it is wrong.
+        source: tracing_subscriber::filter::ParseError,
+    },
+    /// Logs are set up already.
+    #[error("failed to set up logs twice in one process")]
+    Twice,
+}
+
+/// Sets up logs for the process.
+///
+/// # Errors
+/// A filter with a mistake; a second call.
+pub fn install_logs(config: &LogConfig) -> Result<(), LogError> {
+    let subscriber = subscriber(config, io::stderr)?;
+    tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::Twice)
+}
+
+type Subscriber = Box<dyn tracing::Subscriber + Send + Sync>;
+
+fn subscriber<W>(config: &LogConfig, writer: W) -> Result<Subscriber, LogError>
+where
+    W: for<'w> tracing_subscriber::fmt::MakeWriter<'w> + Send + Sync + 'static,
+{
+    let filter = EnvFilter::builder().parse(&config.filter);
+    let filter = filter.map_err(|source| LogError::Filter { filter: config.filter.clone(), source })?;
+    let builder = tracing_subscriber::fmt().with_writer(writer).with_env_filter(filter).with_ansi(config.colour);
+    Ok(match config.format {
+        LogFormat::Json => Box::new(builder.json().flatten_event(true).finish()),
+        LogFormat::Text => Box::new(builder.fmt_fields(debug_fn(write_field).delimited(" ")).finish()),
+    })
+}
+
+/// The library's own text format escapes strings but not what `%value` shows; this one escapes everything.
+fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    if field.name() != "message" {
+        write!(writer, "{}=", field.name())?;
+    }
+    write!(Escaping(writer), "{value:?}")
+}
+
+struct Escaping<'a, 'w>(&'a mut Writer<'w>);
+
+impl Write for Escaping<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for c in text.chars() {
+            if c.is_control() { write!(self.0, "{}", c.escape_default())? } else { self.0.write_char(c)? }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Captured(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Captured {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("no test panics with it").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(format: LogFormat, filter: &str, act: impl FnOnce()) -> String {
+        let captured = Captured::default();
+        let writer = captured.clone();
+        let config = LogConfig { format, filter: filter.to_owned(), colour: false };
+        let subscriber = subscriber(&config, move || writer.clone()).expect("the filter is right");
+        tracing::subscriber::with_default(subscriber, act);
+        let bytes = captured.0.lock().expect("no test panics with it").clone();
+        String::from_utf8(bytes).expect("records are UTF-8")
+    }
+
+    fn hostile() {
+        let value = "a\nb\r\u{1b}[31m\u{7f}\u{9b}é";
+        tracing::info!(shown = %value, text = value, debug = ?value, error = %io::Error::other(value), "said {value}");
+    }
+
+    #[test]
+    fn text_records_stay_on_one_line_whatever_the_values_are() {
+        let text = logged(LogFormat::Text, "info", hostile);
+        assert_eq!(text.matches('\n').count(), 1, "{text}");
+        assert!(!text.trim_end().contains(char::is_control), "{text:?}");
+        assert!(text.contains(r"said a\nb\r\u{1b}[31m\u{7f}\u{9b}é"), "{text}");
+        assert!(text.contains(r"shown=a\nb\r\u{1b}[31m"), "{text}");
+    }
+
+    #[test]
+    fn json_records_stay_on_one_line_and_are_json() {
+        let text = logged(LogFormat::Json, "info", hostile);
+        assert_eq!(text.matches('\n').count(), 1, "{text}");
+        let record: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(record["shown"], "a\nb\r\u{1b}[31m\u{7f}\u{9b}é");
+        assert_eq!(record["level"], "INFO");
+    }
+
+    #[test]
+    fn the_filter_takes_levels_and_modules() {
+        let act = || {
+            tracing::info!(target: "oncue::settle", "quiet");
+            tracing::debug!(target: "oncue::triggers", "loud");
+        };
+        let text = logged(LogFormat::Text, "warn,oncue::triggers=debug", act);
+        assert!(text.contains("loud") && !text.contains("quiet"), "{text}");
+    }
+
+    #[test]
+    fn a_wrong_filter_is_refused_with_the_right_form() {
+        let config = LogConfig { filter: "oncue=loudly".to_owned(), ..LogConfig::default() };
+        let error = subscriber(&config, io::sink).err().expect("no such level");
+        assert!(error.to_string().contains("error, warn, info"), "{error}");
+    }
+}
