@@ -10,12 +10,16 @@ use std::time::Duration;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
+pub mod checks;
 pub mod cluster;
 pub mod control;
+pub mod dead_letters;
+pub mod events;
 pub mod listen;
 pub mod parked;
 pub mod partitions;
 pub mod settle;
+pub mod usage;
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
