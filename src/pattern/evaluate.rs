@@ -10,9 +10,10 @@ use std::sync::Arc;
 use super::paths::{Element, FieldId};
 use super::value::Test;
 
-/// Visits allowed for each element of the event's arrays. One is enough unless a field may lie in more than one array
-/// (keys with dots beside nested keys) or may be absent from one, and then each such doubt doubles the visits.
-const VISITS_PER_ELEMENT: u64 = 64;
+/// Visits allowed for each element of the event's arrays. One is enough for fields that must be present. Where all fields in an array
+/// may be absent, each is tried as the one that is not; where keys with dots stand beside nested keys, a field may lie in
+/// either of two arrays, and both are tried.
+const VISITS_PER_ELEMENT: u64 = 256;
 
 /// Visits allowed whatever the event's size.
 const VISITS_BASE: u64 = 4_096;
@@ -43,10 +44,12 @@ struct Wanted<'p> {
     mode: Mode,
 }
 
-/// Where a wanted field is to be found.
+/// Where a wanted field is to be found, and what is then wanted of it there.
 #[derive(Clone, Copy, PartialEq)]
 enum Place {
-    Array(FieldId),
+    /// In the element itself, outside further arrays.
+    Here,
+    Array(FieldId, Mode),
     Nowhere,
 }
 
@@ -82,16 +85,16 @@ impl Search {
     /// Whether all that is wanted can be had in this element, which is chosen, and below it.
     fn element(&mut self, element: &Element<'_>, wanted: &[Wanted<'_>]) -> bool {
         let mut open = Vec::new();
+        let all_present = wanted.iter().all(|wanted| wanted.mode == Mode::Present);
         for wanted in wanted {
-            // A value outside further arrays binds no other field, so it is always as good as any.
-            if has_value(element, wanted) {
-                continue;
-            }
             let places = places(element, wanted);
-            if places.is_empty() {
-                return false;
+            match places.first() {
+                None => return false,
+                // A value outside further arrays binds no other field, so it is as good as any; except that a choice
+                // deeper down can be what makes another field absent.
+                Some(Place::Here) if all_present || places.len() == 1 => {}
+                Some(_) => open.push(Open { wanted: *wanted, places, chosen: 0 }),
             }
-            open.push(Open { wanted: *wanted, places, chosen: 0 });
         }
         loop {
             if self.visits == 0 {
@@ -113,36 +116,52 @@ impl Search {
             let here: Vec<Wanted<'_>> = open
                 .iter()
                 .filter_map(|open| match open.place() {
-                    Place::Array(place) if place == *array => Some(Wanted { mode: Mode::Present, ..open.wanted }),
+                    Place::Array(place, mode) if place == *array => Some(Wanted { mode, ..open.wanted }),
                     Place::Nowhere if elements.fields.contains(&open.wanted.id) => {
                         Some(Wanted { mode: Mode::Absent, ..open.wanted })
                     }
                     _ => None,
                 })
                 .collect();
-            if here.iter().all(|wanted| wanted.mode == Mode::Absent) {
-                return here.is_empty();
-            }
-            elements.elements.iter().any(|element| self.element(element, &here))
+            here.is_empty() || self.array(&elements.elements, here)
+        })
+    }
+
+    /// Whether an element can be chosen, which takes a field that is present in it: without one, fields that have a
+    /// value anywhere in the array are not absent.
+    fn array(&mut self, elements: &[Element<'_>], mut wanted: Vec<Wanted<'_>>) -> bool {
+        let mut any = |wanted: &[Wanted<'_>]| elements.iter().any(|element| self.element(element, wanted));
+        if wanted.iter().any(|wanted| wanted.mode == Mode::Present) {
+            return any(&wanted);
+        }
+        let either: Vec<usize> = (0..wanted.len()).filter(|index| wanted[*index].mode == Mode::Either).collect();
+        either.into_iter().any(|index| {
+            wanted[index].mode = Mode::Present;
+            let found = any(&wanted);
+            wanted[index].mode = Mode::Either;
+            found
         })
     }
 }
 
-fn has_value(element: &Element<'_>, wanted: &Wanted<'_>) -> bool {
-    let values = element.values.get(&wanted.id).map_or(&[][..], Vec::as_slice);
-    wanted.mode != Mode::Absent && values.iter().any(|value| wanted.field.tests.iter().any(|test| test.matches(value)))
-}
-
+/// The places left for a field, the one that binds least first.
 fn places(element: &Element<'_>, wanted: &Wanted<'_>) -> Vec<Place> {
-    let mut places = Vec::new();
-    if wanted.mode != Mode::Absent {
-        let arrays = element.arrays.iter().filter(|(_, elements)| elements.fields.contains(&wanted.id));
-        places.extend(arrays.map(|(array, _)| Place::Array(*array)));
+    let values = element.values.get(&wanted.id).map_or(&[][..], Vec::as_slice);
+    let absent = (wanted.mode != Mode::Present && values.is_empty()).then_some(Place::Nowhere);
+    if wanted.mode == Mode::Absent {
+        return absent.into_iter().collect();
     }
-    if wanted.mode != Mode::Present && !element.values.contains_key(&wanted.id) {
-        places.push(Place::Nowhere);
+    let arrays = element.arrays.iter().filter(|(_, elements)| elements.fields.contains(&wanted.id));
+    let arrays: Vec<FieldId> = arrays.map(|(array, _)| *array).collect();
+    match (arrays.as_slice(), absent) {
+        // Whether it is present or absent is decided in the one array that it may be in.
+        ([array], Some(_)) => vec![Place::Array(*array, Mode::Either)],
+        (arrays, absent) => {
+            let here = values.iter().any(|value| wanted.field.tests.iter().any(|test| test.matches(value)));
+            let present = arrays.iter().map(|array| Place::Array(*array, Mode::Present));
+            here.then_some(Place::Here).into_iter().chain(present).chain(absent).collect()
+        }
     }
-    places
 }
 
 /// The next combination of places, counting like an odometer; `false` after the last.

@@ -203,7 +203,7 @@ fn tangled_fields() -> impl Strategy<Value = std::collections::BTreeMap<String, 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1_000) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn parsing_never_panics_on_bytes(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
