@@ -1,8 +1,8 @@
 //! The pattern language: EventBridge's event patterns over an event as JSON.
 //!
-//! Invariant: a [`Pattern`] that was parsed can be matched against any JSON without panicking, without allocating more
-//! than the event's own size, and at a cost that was bounded when it was parsed. This is the plain evaluator, one pattern against one
-//! event; it is what any faster way of matching is checked against. It knows no rules and no functions.
+//! Invariant: a [`Pattern`] that was parsed can be matched against any JSON without panicking, in memory in proportion
+//! to the event, and at a cost that was bounded when it was parsed. This is the plain evaluator, one pattern against
+//! one event; it is what any faster way of matching is checked against. It knows no rules and no functions.
 
 mod compile;
 mod decimal;

@@ -181,7 +181,8 @@ fn check(template: &str, pieces: &[Piece]) -> Result<(), TransformError> {
         match *piece {
             Piece::Plain(start, end) | Piece::Quoted(start, end) => filled.extend(&template.as_bytes()[start..end]),
             Piece::Placeholder(start, end) => {
-                // `[]` is a value that runs together with nothing beside it and is no key; the spaces keep offsets true.
+                // `[]` is a value that runs together with nothing beside it and is no key; the spaces keep offsets
+                // true.
                 filled.extend(b"[]");
                 filled.resize(filled.len() + (end - start - 2), b' ');
             }

@@ -1,8 +1,8 @@
 //! A pattern's structure: objects, lists and `$or`, turned into alternatives.
 //!
-//! Invariant: what is expanded was counted first, so that no pattern costs more memory than [`COST_MAX`] fields. A field
-//! named twice within one alternative counts as it was written last, which is what EventBridge does. Values are the
-//! business of `operator`.
+//! Invariant: what is expanded was counted first, so that no pattern costs more memory than [`COST_MAX`] fields. A
+//! field named twice within one alternative counts as it was written last, which is what EventBridge does. Values are
+//! the business of `operator`.
 
 use std::sync::Arc;
 
@@ -21,7 +21,8 @@ pub const ALTERNATIVES_MAX: u64 = 1_000;
 /// The values (strings, numbers, true, false, null) anywhere in a pattern.
 pub const VALUES_MAX: u64 = 10_000;
 
-/// The comparisons that one event may need, as [`Pattern::cost`](super::Pattern::cost) counts them; around a millisecond.
+/// The comparisons that one event may need, as [`Pattern::cost`](super::Pattern::cost) counts them; around a
+/// millisecond.
 pub const COST_MAX: u64 = 100_000;
 
 type Members = [(String, Json)];

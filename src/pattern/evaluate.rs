@@ -1,18 +1,18 @@
 //! Whether the fields of one alternative match an event together: the plain evaluator.
 //!
-//! Invariant: fields below one array match in one element of it. An event matches if one element can be chosen in some of
-//! its arrays (an element only with the elements that it lies in) so that every wanted field has a matching value
-//! outside all arrays or in chosen elements, and every field wanted absent has no value there and none at all in an array of
-//! which no element was chosen. It says yes or no; what failed is not its business.
+//! Invariant: fields below one array match in one element of it. An event matches if one element can be chosen in some
+//! of its arrays (an element only with the elements that it lies in) so that every wanted field has a matching value
+//! outside all arrays or in chosen elements, and every field wanted absent has no value there and none at all in an
+//! array of which no element was chosen. It says yes or no; what failed is not its business.
 
 use std::sync::Arc;
 
 use super::paths::{Element, FieldId};
 use super::value::Test;
 
-/// Visits allowed for each element of the event's arrays. One is enough for fields that must be present. Where all fields in an array
-/// may be absent, each is tried as the one that is not; where keys with dots stand beside nested keys, a field may lie in
-/// either of two arrays, and both are tried.
+/// Visits allowed for each element of the event's arrays. One is enough for fields that must be present. Where all
+/// fields in an array may be absent, each is tried as the one that is not; where keys with dots stand beside nested
+/// keys, a field may lie in either of two arrays, and both are tried.
 const VISITS_PER_ELEMENT: u64 = 256;
 
 /// Visits allowed whatever the event's size.

@@ -48,7 +48,8 @@ enum Open {
 }
 
 impl Json {
-    /// Parses strict RFC 8259 JSON in UTF-8: one value, no byte order mark, no lone surrogate, at most [`MAX_DEPTH`] deep.
+    /// Parses strict RFC 8259 JSON in UTF-8: one value, no byte order mark, no lone surrogate, at most [`MAX_DEPTH`]
+    /// deep.
     pub fn parse(bytes: &[u8]) -> Result<Json, JsonError> {
         if bytes.starts_with(b"\xEF\xBB\xBF") {
             return Err(JsonError::at(bytes, 0, "unexpected byte order mark"));

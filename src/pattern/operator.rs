@@ -1,7 +1,7 @@
 //! One value of a pattern, as it is written: a scalar, or an object with one operator.
 //!
-//! Invariant: what is accepted here can match some event (no empty list, no impossible range), and what is refused names
-//! the operator, the operand and, where one is likely, what was meant. It knows nothing of fields or `$or`.
+//! Invariant: what is accepted here can match some event (no empty list, no impossible range), and what is refused
+//! names the operator, the operand and, where one is likely, what was meant. It knows nothing of fields or `$or`.
 
 use std::net::IpAddr;
 

@@ -1,8 +1,8 @@
 //! The fields that a pattern names, and an event cut down to them.
 //!
-//! Invariant: two paths are the same if they are the same once joined with dots, so that `{"a":{"b":…}}` and `{"a.b":…}`
-//! name one field, in patterns and in events, as EventBridge has it. What no pattern field names costs no memory. It
-//! compares no values.
+//! Invariant: two paths are the same if they are the same once joined with dots, so that `{"a":{"b":…}}` and
+//! `{"a.b":…}` name one field, in patterns and in events, as EventBridge has it. What no pattern field names costs no
+//! memory. It compares no values.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

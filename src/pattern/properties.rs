@@ -1,7 +1,7 @@
 //! Properties of the language, on random patterns and events, against brute force.
 //!
-//! Invariant: what is compared against here is written from the definition, tries everything, and shares no code with what
-//! it checks.
+//! Invariant: what is compared against here is written from the definition, tries everything, and shares no code with
+//! what it checks.
 
 use proptest::prelude::*;
 

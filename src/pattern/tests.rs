@@ -65,6 +65,29 @@ fn each_operator_matches_what_it_says() {
 }
 
 #[test]
+fn the_examples_in_the_guide_hold() {
+    let guide = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/rules.md"));
+    let section = guide.split("\n## Values\n").nth(1).and_then(|rest| rest.split("\n- ").next()).expect("a section");
+    let code = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+    let mut rows = 0;
+    for row in section.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<Vec<String>> = row.trim_matches('|').split(" | ").map(code).collect();
+        let [values, yes, no] = cells.as_slice() else { panic!("{row} has not three cells") };
+        let pattern = format!(r#"{{"a":[{}]}}"#, values.join(","));
+        for (events, wanted) in [(yes, true), (no, false)] {
+            for event in events {
+                assert_eq!(matches(&pattern, &format!(r#"{{"a":{event}}}"#)), wanted, "{pattern} on {event}");
+            }
+        }
+        rows += 1;
+    }
+    assert!(rows >= 18, "{rows} rows");
+    for pattern in guide.split("```json\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+        assert_eq!(Pattern::parse(pattern).map(drop), Ok(()), "{pattern}");
+    }
+}
+
+#[test]
 fn fields_are_anded_values_are_ored_and_or_is_expanded_at_any_depth() {
     let pattern = r#"{"a":["x","y"],"d":{"n":[1],"$or":[{"p":[1]},{"q":[2],"$or":[{"r":[3]},{"s":[4]}]}]}}"#;
     assert!(matches(pattern, r#"{"a":"y","d":{"n":1,"p":1}}"#));
@@ -104,6 +127,13 @@ fn dots_join_keys_and_every_duplicate_is_seen() {
     }
     // Within the pattern the last one counts, as in the engine that the dialect comes from.
     assert!(!matches(r#"{"a":[1],"a":[2]}"#, r#"{"a":1}"#));
+}
+
+#[test]
+fn patterns_are_shared_between_threads() {
+    fn shared<T: Clone + std::fmt::Debug + Send + Sync>() {}
+    shared::<Pattern>();
+    shared::<crate::transform::Transformer>();
 }
 
 #[test]

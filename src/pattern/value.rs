@@ -123,7 +123,8 @@ impl Range {
     }
 }
 
-/// Folds case one character at a time, so that a folded text is as long as the text: `ß` is not `SS`, `K` (kelvin) is `k`.
+/// Folds case one character at a time, so that a folded text is as long as the text: `ß` is not `SS`, `K` (kelvin) is
+/// `k`.
 pub fn fold(text: &str) -> String {
     text.chars().map(fold_char).collect()
 }

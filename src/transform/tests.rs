@@ -37,6 +37,29 @@ fn placeholders_insert_values_outside_strings_and_text_inside() {
 }
 
 #[test]
+fn the_examples_in_the_guide_hold() {
+    let guide = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/rules.md"));
+    let section =
+        guide.split("\n## Templates\n").nth(1).and_then(|rest| rest.split("\nOutside").next()).expect("a section");
+    let code = |cell: &str| cell.split('`').nth(1).map(str::to_owned);
+    let mut rows = section.lines().filter(|line| line.starts_with("| ")).map(|line| {
+        let (template, output) = line.split_once(" | ").expect("two cells");
+        (code(template), code(output))
+    });
+    let (_, event) = rows.next().expect("a header");
+    let event = Json::parse(event.expect("an event").as_bytes()).expect("JSON");
+    let mut held = 0;
+    for row in rows {
+        if let (Some(template), Some(output)) = row {
+            let transformer = Transformer::parse(&template).unwrap_or_else(|error| panic!("{template}: {error}"));
+            assert_eq!(String::from_utf8_lossy(&transformer.apply(&event)), output, "{template}");
+            held += 1;
+        }
+    }
+    assert!(held >= 6, "{held} rows");
+}
+
+#[test]
 fn a_bad_template_is_refused_with_the_place() {
     let table = [
         (
