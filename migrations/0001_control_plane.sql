@@ -58,6 +58,8 @@ create table oncue.triggers (
     spec       jsonb not null default '{}',
     state      text not null default 'active',
     error      text,
+    -- Which source it was bound to (a stream's time of creation): another one of the same name is a gap.
+    identity   text,
     created_at timestamptz not null default now(),
     constraint triggers_name_is_lower_case check (name ~ '^[a-z][a-z0-9_-]{0,62}$'),
     constraint triggers_bus_is_lower_case check (bus ~ '^[a-z][a-z0-9_-]{0,62}$'),

@@ -2,7 +2,9 @@
 //!
 //! Invariant: a password or token is never shown by `Debug` or in an error.
 
+pub mod inspect;
 pub mod nats;
+pub mod send;
 
 use std::path::PathBuf;
 

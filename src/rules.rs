@@ -119,7 +119,12 @@ impl CompiledRule {
         let rate_key = parse_path("rate.key", rule.rate.as_ref().and_then(|r| r.key.as_deref()))?;
         let version = match &rule.target {
             Target::Run { function, version } => Some(version.or_else(|| current(function)).ok_or_else(|| {
-                field("run", &format!("there is no function \"{function}\": deploy it with `oncue function deploy {function} FILE`"))
+                field(
+                    "run",
+                    &format!(
+                        "there is no function \"{function}\": deploy it with `oncue function deploy {function} FILE`"
+                    ),
+                )
             })?),
             Target::Publish { .. } => None,
         };

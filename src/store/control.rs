@@ -43,6 +43,8 @@ pub struct TriggerRow {
     pub state: String,
     /// What is wrong with it, as a node found.
     pub error: Option<String>,
+    /// Which source it was bound to.
+    pub identity: Option<String>,
 }
 
 /// A rule's row with what the nodes say of it.
@@ -89,7 +91,7 @@ impl Store {
         let (functions, unreadable) = functions(&mut tx).await?;
         let triggers = sqlx::query_as!(
             TriggerRow,
-            "select name, bus, kind, spec, state, error from oncue.triggers order by name"
+            "select name, bus, kind, spec, state, error, identity from oncue.triggers order by name"
         )
         .fetch_all(&mut *tx)
         .await?;
@@ -139,6 +141,38 @@ impl Store {
             "update oncue.triggers set error = $2 where name = $1 and error is distinct from $2",
             name,
             error.as_deref()
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+}
+
+impl Store {
+    /// Remembers which source a trigger is bound to.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn set_trigger_identity(&self, name: &str, identity: &str) -> Result<(), StoreError> {
+        sqlx::query!(
+            "update oncue.triggers set identity = $2 where name = $1 and identity is distinct from $2",
+            name,
+            identity
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Halts a trigger whose source lost what was not read.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn set_trigger_gap(&self, name: &str, error: &str) -> Result<(), StoreError> {
+        sqlx::query!(
+            "update oncue.triggers set state = 'gap', error = $2 where name = $1 and state = 'active'",
+            name,
+            super::clean_error(error)
         )
         .execute(&self.pool)
         .await?;

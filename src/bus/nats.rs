@@ -1,0 +1,198 @@
+//! A NATS connection: opened from its configuration, kept for ever, its state told to whoever watches.
+//!
+//! Invariant: once open, a connection is never given up: it reconnects with backoff until it is dropped. It holds no
+//! subscription of its own.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_nats::{Client, ConnectOptions, Event, jetstream};
+use tokio::sync::watch;
+
+use super::BusConfig;
+
+/// Longest wait between two tries to reconnect.
+const RECONNECT_CAP: Duration = Duration::from_secs(4);
+
+/// Messages that a core subscription holds before the client drops: the client's own default.
+pub const SUBSCRIPTION_CAPACITY: usize = 65_536;
+
+/// Why a bus could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum BusError {
+    /// The server is not there, or refuses us.
+    #[error("bus \"{bus}\": cannot connect to {url}: {source}")]
+    Connect {
+        /// The bus.
+        bus: String,
+        /// Where, without user and password.
+        url: String,
+        /// The client's words.
+        source: async_nats::ConnectError,
+    },
+    /// A file of the configuration cannot be read.
+    #[error("bus \"{bus}\": cannot read {file}: {source}")]
+    File {
+        /// The bus.
+        bus: String,
+        /// The file.
+        file: String,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// What a connection went through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BusState {
+    /// Whether it is connected now.
+    pub up: bool,
+    /// How often it was lost and made again.
+    pub reconnects: u64,
+}
+
+/// An open connection. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct NatsBus {
+    /// The connection.
+    pub client: Client,
+    /// JetStream over it.
+    pub jetstream: jetstream::Context,
+    /// Whether it is connected.
+    pub state: watch::Receiver<BusState>,
+    /// Messages that the client dropped because a subscription was full; at least this many.
+    pub dropped: Arc<AtomicU64>,
+}
+
+/// Opens the bus `name`.
+///
+/// # Errors
+/// The server cannot be reached or refuses the credentials; a credentials or certificate file cannot be read.
+pub async fn connect(name: &str, config: &BusConfig) -> Result<NatsBus, BusError> {
+    open(name, config, false).await
+}
+
+/// Opens the bus `name`, and goes on trying in the background while its server is not there.
+///
+/// # Errors
+/// A credentials or certificate file cannot be read.
+pub async fn connect_forever(name: &str, config: &BusConfig) -> Result<NatsBus, BusError> {
+    match open(name, config, false).await {
+        Err(error @ BusError::Connect { .. }) => {
+            tracing::warn!(bus = name, %error, "bus is not reachable; trying again until it is");
+            open(name, config, true).await
+        }
+        opened => opened,
+    }
+}
+
+async fn open(name: &str, config: &BusConfig, in_background: bool) -> Result<NatsBus, BusError> {
+    let (sender, state) = watch::channel(BusState { up: !in_background, reconnects: 0 });
+    let dropped = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&dropped);
+    let bus = name.to_owned();
+    let mut options = options(name, config).await?.event_callback(move |event| {
+        note(&bus, &event, &sender, &counter);
+        std::future::ready(())
+    });
+    if in_background {
+        options = options.retry_on_initial_connect();
+    }
+    let servers: Vec<&str> = config.url.split(',').map(str::trim).collect();
+    let client = options.connect(servers).await.map_err(|source| BusError::Connect {
+        bus: name.to_owned(),
+        url: redact(&config.url),
+        source,
+    })?;
+    let mut jetstream = jetstream::new(client.clone());
+    jetstream.set_timeout(Duration::from_secs(5));
+    Ok(NatsBus { client, jetstream, state, dropped })
+}
+
+async fn options(name: &str, config: &BusConfig) -> Result<ConnectOptions, BusError> {
+    let mut options = ConnectOptions::new()
+        .name(format!("oncue {name}"))
+        .ping_interval(Duration::from_secs(10))
+        .subscription_capacity(SUBSCRIPTION_CAPACITY)
+        .require_tls(config.tls.required)
+        .reconnect_delay_callback(|tries| {
+            Duration::from_millis(50).saturating_mul(1 << tries.min(10)).min(RECONNECT_CAP)
+        });
+    if let Some(file) = &config.credentials {
+        options = options.credentials_file(file).await.map_err(|source| BusError::File {
+            bus: name.to_owned(),
+            file: file.display().to_string(),
+            source,
+        })?;
+    }
+    if let (Some(user), Some(password)) = (&config.user, &config.password) {
+        options = options.user_and_password(user.clone(), password.0.clone());
+    }
+    if let Some(token) = &config.token {
+        options = options.token(token.0.clone());
+    }
+    if let Some(ca) = &config.tls.ca {
+        options = options.add_root_certificates(ca.clone());
+    }
+    if let (Some(cert), Some(key)) = (&config.tls.cert, &config.tls.key) {
+        options = options.add_client_certificate(cert.clone(), key.clone());
+    }
+    Ok(options)
+}
+
+fn note(bus: &str, event: &Event, state: &watch::Sender<BusState>, dropped: &AtomicU64) {
+    match event {
+        Event::Connected => state.send_modify(|s| {
+            if !s.up {
+                tracing::info!(bus, "bus connected again");
+                *s = BusState { up: true, reconnects: s.reconnects + 1 };
+            }
+        }),
+        Event::Disconnected | Event::Closed => state.send_modify(|s| {
+            if s.up {
+                tracing::warn!(bus, "bus connection lost; reconnecting");
+                s.up = false;
+            }
+        }),
+        Event::SlowConsumer(_) => {
+            if dropped.fetch_add(1, Ordering::Relaxed) == 0 {
+                tracing::error!(bus, "a subscription is full and messages are dropped: use JetStream, or more nodes");
+            }
+        }
+        Event::LameDuckMode => tracing::warn!(bus, "the server is shutting down"),
+        Event::ServerError(error) => tracing::warn!(bus, %error, "the server reported an error"),
+        Event::ClientError(error) => tracing::debug!(bus, %error, "the client reported an error"),
+        Event::Draining => {}
+    }
+}
+
+/// `url` without users, passwords and tokens.
+#[must_use]
+pub fn redact(url: &str) -> String {
+    let one = |server: &str| match server.split_once("://") {
+        Some((scheme, rest)) => {
+            let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+            format!("{scheme}://{host}")
+        }
+        None => server.rsplit_once('@').map_or(server, |(_, host)| host).to_owned(),
+    };
+    url.split(',').map(|s| one(s.trim())).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::redact;
+
+    #[test]
+    fn an_address_is_shown_without_its_secrets() {
+        let table = [
+            ("nats://me:secret@host:4222", "nats://host:4222"),
+            ("nats://host:4222", "nats://host:4222"),
+            ("token@a:1, tls://u:p@b:2", "a:1,tls://b:2"),
+        ];
+        for (given, shown) in table {
+            assert_eq!(redact(given), shown);
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! The functions that a node can run: loaded once for each version, with a bound on how many run at once.
+//!
+//! Invariant: a version is compiled at most once at a time, off the event path where it is known ahead. A component
+//! that cannot be loaded is remembered with its error; a database that is away is waited for.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{OnceCell, Semaphore};
+
+use crate::function::FunctionSpec;
+use crate::runtime::{LoadedFunction, Runtime};
+use crate::store::Store;
+use crate::store::control::ControlPlane;
+
+/// A function and one of its versions.
+pub type VersionKey = (String, u32);
+
+/// One version of a function.
+#[derive(Debug)]
+pub struct Version {
+    name: String,
+    /// SHA-256 of the component.
+    pub digest: Vec<u8>,
+    /// Limits, grants, configuration.
+    pub spec: FunctionSpec,
+    /// Runs at once on this node.
+    pub permits: Arc<Semaphore>,
+    loaded: OnceCell<Result<Arc<LoadedFunction>, String>>,
+}
+
+/// The versions that the tables hold.
+#[derive(Debug)]
+pub struct Functions {
+    runtime: Runtime,
+    store: Store,
+    versions: Mutex<HashMap<VersionKey, Arc<Version>>>,
+}
+
+impl Functions {
+    /// No functions yet.
+    #[must_use]
+    pub fn new(runtime: Runtime, store: Store) -> Self {
+        Self { runtime, store, versions: Mutex::new(HashMap::new()) }
+    }
+
+    /// The sandbox.
+    #[must_use]
+    pub fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    /// Takes over what the tables say. Versions that are loaded stay loaded.
+    pub fn refresh(&self, plane: &ControlPlane) {
+        let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        let known: HashSet<VersionKey> = plane.functions.iter().map(|f| (f.function.clone(), f.version)).collect();
+        versions.retain(|key, _| known.contains(key));
+        for row in &plane.functions {
+            let key = (row.function.clone(), row.version);
+            let same = versions.get(&key).is_some_and(|v| v.digest == row.digest && v.spec == row.spec);
+            if !same {
+                versions.insert(key, Arc::new(Version::new(&row.function, row.digest.clone(), row.spec.clone())));
+            }
+        }
+    }
+
+    /// The version, if the tables have it.
+    #[must_use]
+    pub fn version(&self, name: &str, version: u32) -> Option<Arc<Version>> {
+        let versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        versions.get(&(name.to_owned(), version)).cloned()
+    }
+
+    /// Loads `version`, or waits for whoever does.
+    ///
+    /// # Errors
+    /// Why the component cannot be loaded; it will not be tried again.
+    pub async fn load(&self, version: &Version) -> Result<Arc<LoadedFunction>, String> {
+        version.loaded.get_or_init(|| self.load_now(version)).await.clone()
+    }
+
+    async fn load_now(&self, version: &Version) -> Result<Arc<LoadedFunction>, String> {
+        let mut pause = Duration::from_millis(100);
+        let bytes = loop {
+            match self.store.component(&version.digest).await {
+                Ok(bytes) => break bytes,
+                Err(error) if error.is_transient() => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(5));
+                }
+                Err(error) => return Err(error.to_string()),
+            }
+        };
+        if crate::runtime::digest(&bytes)[..] != version.digest {
+            return Err("the component's bytes are not those of its digest: the table is damaged".to_owned());
+        }
+        self.runtime.load(&version.name, bytes.into(), &version.spec).await.map_err(|error| error.to_string())
+    }
+}
+
+impl Version {
+    fn new(name: &str, digest: Vec<u8>, spec: FunctionSpec) -> Self {
+        let permits = Arc::new(Semaphore::new(spec.limits.concurrency.max(1) as usize));
+        Self { name: name.to_owned(), digest, spec, permits, loaded: OnceCell::new() }
+    }
+
+    /// Why it cannot be loaded, as far as that is known.
+    #[must_use]
+    pub fn error(&self) -> Option<String> {
+        self.loaded.get().and_then(|loaded| loaded.as_ref().err().cloned())
+    }
+}

@@ -1,0 +1,325 @@
+//! The settler: outcomes of deliveries → groups → one transaction each → the word that they are settled.
+//!
+//! Invariant: `settle` returns only after the transaction that holds the record was committed. A database that is away
+//! is waited for, for ever: nothing is dropped, and whoever waits holds its message unacknowledged. A record that the
+//! database refuses is separated from its group, so that it cannot hold up the others.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::event::{Event, codec};
+use crate::store::settle::{Group, Next, Record, Rejected, Unmatched};
+use crate::store::{Store, StoreError};
+use crate::telemetry;
+
+/// When a group is closed.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Most records of a group.
+    pub group_count: usize,
+    /// Most bytes of payloads in a group.
+    pub group_bytes: usize,
+    /// How long a group waits for more after its first record; none waits while a transaction is under way anyway.
+    pub group_wait: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { group_count: 1_000, group_bytes: 4 << 20, group_wait: Duration::from_millis(2) }
+    }
+}
+
+/// Records that wait for the settler before whoever settles waits.
+const QUEUE: usize = 4_096;
+
+/// Distinct (trigger, type) pairs whose unmatched events are counted apart until the next transaction.
+const UNMATCHED_KINDS: usize = 1_000;
+
+/// The type under which the rest is counted.
+const OTHER_TYPES: &str = "(other types)";
+
+/// Largest event that is kept as a sample of unmatched ones.
+const SAMPLE_BYTES: usize = 64 << 10;
+
+/// How often counts of unmatched events are written when nothing else is.
+const UNMATCHED_FLUSH: Duration = Duration::from_secs(1);
+
+/// How a record ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// It is in the database.
+    Fresh,
+    /// It had been settled before: this result changed nothing.
+    Duplicate,
+}
+
+enum Item {
+    Record(Box<Record>, oneshot::Sender<Settled>),
+    Rejected(Box<Rejected>, oneshot::Sender<Settled>),
+}
+
+/// Hands records to the settler. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Settler {
+    items: mpsc::Sender<Item>,
+    unmatched: mpsc::Sender<(String, std::sync::Arc<Event>)>,
+    store_up: watch::Receiver<bool>,
+}
+
+/// The settler went away before the record was settled: the node is quitting.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the settler ended")]
+pub struct Ended;
+
+impl Settler {
+    /// A settler and the task that works for it.
+    #[must_use]
+    pub fn new(store: Store, node: String, config: Config) -> (Self, SettlerTask) {
+        let (items, queue) = mpsc::channel(QUEUE);
+        let (unmatched, unmatched_queue) = mpsc::channel(QUEUE);
+        let (up, store_up) = watch::channel(true);
+        let task = SettlerTask { store, node, config, queue, unmatched_queue, up, counts: HashMap::new() };
+        (Self { items, unmatched, store_up }, task)
+    }
+
+    /// Settles `record`: returns after the commit.
+    ///
+    /// # Errors
+    /// `Ended` when the node quits; the record may or may not be in the database then.
+    pub async fn settle(&self, record: Record) -> Result<Settled, Ended> {
+        let (done, wait) = oneshot::channel();
+        self.items.send(Item::Record(Box::new(record), done)).await.map_err(|_| Ended)?;
+        wait.await.map_err(|_| Ended)
+    }
+
+    /// Keeps a message that could not become an event: returns after the commit.
+    ///
+    /// # Errors
+    /// `Ended` when the node quits.
+    pub async fn reject(&self, rejected: Rejected) -> Result<Settled, Ended> {
+        let (done, wait) = oneshot::channel();
+        self.items.send(Item::Rejected(Box::new(rejected), done)).await.map_err(|_| Ended)?;
+        wait.await.map_err(|_| Ended)
+    }
+
+    /// Counts an event that no rule matched. Counts are written within a second; a crash may lose the last ones.
+    pub async fn unmatched(&self, trigger: &str, event: std::sync::Arc<Event>) {
+        // The receiver is only gone when the node quits.
+        let _ = self.unmatched.send((trigger.to_owned(), event)).await;
+    }
+
+    /// Whether the last transaction went through: sources wait while it did not.
+    #[must_use]
+    pub fn store_up(&self) -> watch::Receiver<bool> {
+        self.store_up.clone()
+    }
+}
+
+/// The task of a settler.
+#[derive(Debug)]
+pub struct SettlerTask {
+    store: Store,
+    node: String,
+    config: Config,
+    queue: mpsc::Receiver<Item>,
+    unmatched_queue: mpsc::Receiver<(String, std::sync::Arc<Event>)>,
+    up: watch::Sender<bool>,
+    counts: HashMap<(String, String), (u64, Option<Vec<u8>>)>,
+}
+
+#[derive(Default)]
+struct Batch {
+    group: Group,
+    waiting: Vec<oneshot::Sender<Settled>>,
+    rejected_waiting: Vec<oneshot::Sender<Settled>>,
+    bytes: usize,
+}
+
+impl Batch {
+    fn push(&mut self, item: Item) {
+        match item {
+            Item::Record(record, done) => {
+                self.bytes += match &record.next {
+                    Next::Park { event, .. } | Next::Dead { event, .. } => event.len(),
+                    Next::Done | Next::Void => 0,
+                };
+                self.bytes += record.attempts.iter().flat_map(|a| &a.logs).map(|l| l.message.len()).sum::<usize>();
+                self.group.records.push(*record);
+                self.waiting.push(done);
+            }
+            Item::Rejected(rejected, done) => {
+                self.bytes += rejected.raw.len();
+                self.group.rejected.push(*rejected);
+                self.rejected_waiting.push(done);
+            }
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.group.records.len() + self.group.rejected.len()
+    }
+}
+
+impl SettlerTask {
+    /// Works until `finished` (when nobody settles any more) or `quit`.
+    pub async fn run(mut self, finished: CancellationToken, quit: CancellationToken) {
+        let mut flush = tokio::time::interval(UNMATCHED_FLUSH);
+        flush.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let first = tokio::select! {
+                biased;
+                () = quit.cancelled() => return,
+                Some(item) = self.queue.recv() => Some(item),
+                () = finished.cancelled() => break,
+                Some((trigger, event)) = self.unmatched_queue.recv() => {
+                    self.count(trigger, &event);
+                    continue;
+                }
+                _ = flush.tick() => {
+                    if self.counts.is_empty() {
+                        continue;
+                    }
+                    None
+                }
+            };
+            let mut batch = Batch::default();
+            if let Some(first) = first {
+                batch.push(first);
+                self.fill(&mut batch).await;
+            }
+            if !self.commit(batch, &quit).await {
+                return;
+            }
+        }
+        while let Ok((trigger, event)) = self.unmatched_queue.try_recv() {
+            self.count(trigger, &event);
+        }
+        self.commit(Batch::default(), &quit).await;
+    }
+
+    async fn fill(&mut self, batch: &mut Batch) {
+        let deadline = tokio::time::Instant::now() + self.config.group_wait;
+        while batch.len() < self.config.group_count && batch.bytes < self.config.group_bytes {
+            match self.queue.try_recv() {
+                Ok(item) => batch.push(item),
+                Err(_) => match tokio::time::timeout_at(deadline, self.queue.recv()).await {
+                    Ok(Some(item)) => batch.push(item),
+                    Ok(None) | Err(_) => return,
+                },
+            }
+        }
+    }
+
+    fn count(&mut self, trigger: String, event: &Event) {
+        let known = self.counts.contains_key(&(trigger.clone(), event.ty.clone()));
+        let ty = if known || self.counts.len() < UNMATCHED_KINDS { event.ty.clone() } else { OTHER_TYPES.to_owned() };
+        let (count, sample) = self.counts.entry((trigger, ty)).or_default();
+        *count += 1;
+        if sample.is_none() && event.size() <= SAMPLE_BYTES {
+            *sample = Some(codec::to_structured(event));
+        }
+    }
+
+    /// Commits `batch`, however long that takes. False when the node quits meanwhile.
+    async fn commit(&mut self, mut batch: Batch, quit: &CancellationToken) -> bool {
+        let counts = std::mem::take(&mut self.counts);
+        batch.group.unmatched = counts
+            .into_iter()
+            .map(|((trigger, event_type), (count, sample))| Unmatched { trigger, event_type, count, sample })
+            .collect();
+        if batch.group.is_empty() {
+            return true;
+        }
+        let mut tries = 0_u32;
+        loop {
+            let began = Instant::now();
+            let error = match self.store.settle(&self.node, &batch.group).await {
+                Ok(stale) => {
+                    self.up.send_if_modified(|up| !std::mem::replace(up, true));
+                    telemetry::settled(batch.len(), began.elapsed());
+                    for (record, done) in batch.group.records.iter().zip(batch.waiting) {
+                        let duplicate = stale.contains(&record.subject.id);
+                        // Whoever waited may be gone: the node is quitting.
+                        let _ = done.send(if duplicate { Settled::Duplicate } else { Settled::Fresh });
+                    }
+                    for done in batch.rejected_waiting {
+                        let _ = done.send(Settled::Fresh);
+                    }
+                    return true;
+                }
+                Err(error) => error,
+            };
+            if !error.is_transient() && batch.len() > 1 {
+                tracing::warn!(%error, records = batch.len(), "settling one by one: the database refused the group");
+                return Box::pin(self.commit_apart(batch, quit)).await;
+            }
+            if !error.is_transient() && Self::disarm(&mut batch.group, &error) {
+                continue;
+            }
+            tries += 1;
+            self.report(&error, tries);
+            let pause = Duration::from_millis(50).saturating_mul(1 << tries.min(7)).min(Duration::from_secs(5));
+            tokio::select! {
+                () = quit.cancelled() => return false,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    async fn commit_apart(&mut self, batch: Batch, quit: &CancellationToken) -> bool {
+        let Batch { group, waiting, rejected_waiting, .. } = batch;
+        let single = |item| {
+            let mut batch = Batch::default();
+            batch.push(item);
+            batch
+        };
+        let records = group.records.into_iter().zip(waiting).map(|(r, done)| Item::Record(Box::new(r), done));
+        let rejected =
+            group.rejected.into_iter().zip(rejected_waiting).map(|(r, done)| Item::Rejected(Box::new(r), done));
+        for item in records.chain(rejected) {
+            if !self.commit(single(item), quit).await {
+                return false;
+            }
+        }
+        let rest = Batch { group: Group { unmatched: group.unmatched, ..Group::default() }, ..Batch::default() };
+        self.commit(rest, quit).await
+    }
+
+    /// Takes out of a refused group what may have offended: counts and logs first, then the delivery becomes a dead
+    /// letter with the database's words. False when nothing is left to change.
+    fn disarm(group: &mut Group, error: &StoreError) -> bool {
+        if !group.unmatched.is_empty() {
+            tracing::error!(%error, "counts of unmatched events were refused by the database and are lost");
+            group.unmatched.clear();
+            return true;
+        }
+        let Some(record) = group.records.first_mut() else { return false };
+        if record.attempts.iter().any(|a| !a.logs.is_empty()) {
+            tracing::error!(%error, delivery = %record.subject.id, "a function's log was refused by the database");
+            record.attempts.iter_mut().for_each(|a| a.logs.clear());
+            return true;
+        }
+        if matches!(&record.next, Next::Dead { class: "refused", .. }) {
+            return false;
+        }
+        tracing::error!(%error, delivery = %record.subject.id, "the database refused a delivery; it becomes a dead letter");
+        let event = match std::mem::replace(&mut record.next, Next::Void) {
+            Next::Park { event, .. } | Next::Dead { event, .. } => event,
+            Next::Done | Next::Void => Vec::new(),
+        };
+        record.attempts.clear();
+        record.next = Next::Dead { class: "refused", error: error.to_string(), event, digest: None };
+        true
+    }
+
+    fn report(&self, error: &StoreError, tries: u32) {
+        if self.up.send_if_modified(|up| std::mem::replace(up, false)) {
+            tracing::error!(%error, "cannot settle; reading stops until the database is back");
+        } else if tries.is_multiple_of(20) {
+            tracing::warn!(%error, tries, "still cannot settle");
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Nodes and leases: who is alive, and who does the work that one node does at a time.
+//!
+//! Invariant: a lease's epoch grows with every change of owner and never falls (a trigger of the table refuses it).
+
+use std::time::Duration;
+
+use super::{Store, StoreError};
+
+/// What a node tells of itself.
+#[derive(Clone, Debug)]
+pub struct Beat<'a> {
+    /// The node's name.
+    pub node: &'a str,
+    /// `starting`, `running`, `draining` or `stopped`.
+    pub state: &'a str,
+    /// The rules that it matches against.
+    pub ruleset_version: i64,
+}
+
+/// What a node learns from one question, so that an idle node asks less than once a second.
+#[derive(Clone, Copy, Debug)]
+pub struct Pulse {
+    /// The version of the control plane.
+    pub ruleset_version: i64,
+    /// When the next parked delivery is due, from now; negative when it is overdue.
+    pub next_due_ms: Option<i64>,
+}
+
+impl Store {
+    /// Asks for the version of the control plane and the next due time in one round trip.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn pulse(&self) -> Result<Pulse, StoreError> {
+        let row = sqlx::query!(
+            r#"select version as "version!",
+                   (select (extract(epoch from min(greatest(next_at, lease_until)) - now()) * 1000)::bigint
+                    from oncue.parked) as next_due_ms
+               from oncue.ruleset"#
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(Pulse { ruleset_version: row.version, next_due_ms: row.next_due_ms })
+    }
+
+    /// Says that the node is there. A node that starts overwrites what an earlier one of its name left.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn beat(&self, beat: &Beat<'_>) -> Result<(), StoreError> {
+        sqlx::query!(
+            "insert into oncue.nodes (node, version, state, ruleset_version) values ($1, $2, $3, $4)
+             on conflict (node) do update set version = excluded.version, state = excluded.state,
+                 ruleset_version = excluded.ruleset_version, beat_at = now(),
+                 started_at = case when excluded.state = 'starting' then now() else oncue.nodes.started_at end",
+            beat.node,
+            env!("CARGO_PKG_VERSION"),
+            beat.state,
+            beat.ruleset_version
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Takes the lease `name`, or renews it where `owner` has it. Gives its epoch, or none while another has it.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn take_lease(&self, name: &str, owner: &str, ttl: Duration) -> Result<Option<i64>, StoreError> {
+        let epoch = sqlx::query_scalar!(
+            "insert into oncue.leases as l (name, owner, epoch, expires_at)
+             values ($1, $2, 1, now() + $3::bigint * interval '1 millisecond')
+             on conflict (name) do update
+             set owner = excluded.owner, expires_at = excluded.expires_at,
+                 epoch = l.epoch + (l.owner <> excluded.owner or l.expires_at < now())::int
+             where l.owner = excluded.owner or l.expires_at < now()
+             returning epoch",
+            name,
+            owner,
+            i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX)
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(epoch)
+    }
+
+    /// Ends every lease of `owner` now, so that others need not wait for them to expire.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn release_leases(&self, owner: &str) -> Result<(), StoreError> {
+        sqlx::query!("update oncue.leases set expires_at = now() where owner = $1 and expires_at > now()", owner)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+}

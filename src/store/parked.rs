@@ -1,0 +1,187 @@
+//! Parked deliveries: claimed for another try by whichever node is free.
+//!
+//! Invariant: at any moment at most one unexpired claim stands on a row, and of the rows of one ordering key only the
+//! oldest can be claimed. No transaction is open while a claimed delivery runs; its token is what settling checks.
+
+use std::time::Duration;
+
+use sqlx::types::Uuid;
+use sqlx::types::time::OffsetDateTime;
+
+use crate::delivery::DeliveryId;
+
+use super::{Store, StoreError};
+
+/// A parked delivery that this node may run until its lease ends.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// The delivery.
+    pub id: DeliveryId,
+    /// Its trigger.
+    pub trigger: String,
+    /// Its rule.
+    pub rule: String,
+    /// The pinned function and version; none for a rule that publishes.
+    pub function: Option<(String, u32)>,
+    /// The event in structured mode.
+    pub event: Vec<u8>,
+    /// The key of the message at its source.
+    pub transport_key: Vec<u8>,
+    /// How often it was redriven.
+    pub generation: u32,
+    /// Set where later events of the key wait.
+    pub ordering_key: Option<String>,
+    /// Attempts that ran.
+    pub attempts: u32,
+    /// Processes that died while it ran.
+    pub deaths: u32,
+    /// From the first attempt to now, by the database's clock.
+    pub age: Duration,
+    /// What settling must present.
+    pub token: Uuid,
+    /// Whether its rule is still there.
+    pub rule_exists: bool,
+}
+
+/// What the parked table holds, for metrics and the retry loop.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ParkedSummary {
+    /// Rows.
+    pub count: i64,
+    /// When the next one is due, from now; negative when it is overdue.
+    pub next_due_ms: Option<i64>,
+}
+
+impl Store {
+    /// Claims up to `limit` due deliveries for `lease`. A suspect is claimed only if nothing else is, and alone.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn claim_parked(&self, node: &str, limit: u32, lease: Duration) -> Result<Vec<Claim>, StoreError> {
+        let rows = sqlx::query!(
+            r#"with due as (
+                   select p.delivery_id, p.lease_until is not null as died, r.name is not null as rule_exists,
+                          row_number() over (order by p.suspect, p.next_at) as place, p.suspect
+                   from oncue.parked p left join oncue.rules r on r.name = p.rule
+                   where p.next_at <= now() and (p.lease_until is null or p.lease_until < now())
+                     and (r.name is null or r.enabled)
+                     and (p.ordering_key is null or not exists (
+                          select 1 from oncue.parked e
+                          where e.rule = p.rule and e.ordering_key = p.ordering_key and e.seq < p.seq))
+                   order by p.suspect, p.next_at limit $2
+               ), chosen as (
+                   select delivery_id, died, rule_exists from due where not suspect or place = 1
+               ), locked as (
+                   select p.delivery_id, c.died, c.rule_exists from oncue.parked p join chosen c using (delivery_id)
+                   where p.lease_until is null or p.lease_until < now()
+                   for update of p skip locked
+               )
+               update oncue.parked p set token = gen_random_uuid(), node = $1, deaths = p.deaths + l.died::int,
+                   suspect = p.suspect or l.died, lease_until = now() + $3::bigint * interval '1 millisecond'
+               from locked l where l.delivery_id = p.delivery_id
+               returning p.delivery_id, p.trigger, p.rule, p.function, p.version, p.event, p.transport_key,
+                   p.generation, p.ordering_key, p.attempts, p.deaths, p.token as "token!", p.seq,
+                   l.rule_exists as "rule_exists!",
+                   (extract(epoch from now() - p.first_at) * 1000)::bigint as "age_ms!""#,
+            node,
+            i64::from(limit),
+            i64::try_from(lease.as_millis()).unwrap_or(i64::MAX)
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let claims = rows.into_iter().map(|row| Claim {
+            id: DeliveryId(row.delivery_id),
+            trigger: row.trigger,
+            rule: row.rule,
+            function: row.function.zip(row.version.map(i32::unsigned_abs)),
+            event: row.event,
+            transport_key: row.transport_key,
+            generation: row.generation.unsigned_abs(),
+            ordering_key: row.ordering_key,
+            attempts: row.attempts.unsigned_abs(),
+            deaths: row.deaths.unsigned_abs(),
+            age: Duration::from_millis(row.age_ms.unsigned_abs()),
+            token: row.token,
+            rule_exists: row.rule_exists,
+        });
+        Ok(claims.collect())
+    }
+
+    /// Gives a claim back unrun, to be tried after `after`.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn release_claim(&self, claim: &Claim, after: Duration) -> Result<(), StoreError> {
+        sqlx::query!(
+            "update oncue.parked set token = null, node = null, lease_until = null,
+                 next_at = now() + $3::bigint * interval '1 millisecond'
+             where delivery_id = $1 and token = $2",
+            claim.id.0,
+            claim.token,
+            i64::try_from(after.as_millis()).unwrap_or(i64::MAX)
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Moves the ends of claims that still hold to `lease` from now.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn renew_claims(&self, tokens: &[Uuid], lease: Duration) -> Result<(), StoreError> {
+        sqlx::query!(
+            "update oncue.parked set lease_until = now() + $2::bigint * interval '1 millisecond' where token = any($1)",
+            tokens,
+            i64::try_from(lease.as_millis()).unwrap_or(i64::MAX)
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Whether a delivery of the key waits, so that later ones must wait behind it.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn key_is_parked(&self, rule: &str, key: &str) -> Result<bool, StoreError> {
+        let held = sqlx::query_scalar!(
+            r#"select exists (select 1 from oncue.parked where rule = $1 and ordering_key = $2) as "held!""#,
+            rule,
+            super::clean(key)
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(held)
+    }
+
+    /// How much is parked and when the next try is due.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn parked_summary(&self) -> Result<ParkedSummary, StoreError> {
+        let row = sqlx::query!(
+            r#"select count(*) as "count!",
+                   (extract(epoch from min(coalesce(lease_until, next_at)) - now()) * 1000)::bigint as next_due_ms
+               from oncue.parked"#
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(ParkedSummary { count: row.count, next_due_ms: row.next_due_ms })
+    }
+
+    /// The parked deliveries, those due first: id, rule, class, attempts, when.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn parked(&self, limit: i64) -> Result<Vec<(DeliveryId, String, String, u32, OffsetDateTime)>, StoreError> {
+        let rows = sqlx::query!(
+            "select delivery_id, rule, class, attempts, next_at from oncue.parked order by next_at limit $1",
+            limit
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let row = |r: (Uuid, String, String, i32, OffsetDateTime)| (DeliveryId(r.0), r.1, r.2, r.3.unsigned_abs(), r.4);
+        Ok(rows.into_iter().map(|r| row((r.delivery_id, r.rule, r.class, r.attempts, r.next_at))).collect())
+    }
+}

@@ -1,0 +1,233 @@
+//! Settles a group of deliveries in one transaction: ledger, usage, parked rows, dead letters, logs, negative evidence.
+//!
+//! Invariant: after `settle` returned, every record of the group is in the database exactly once, however often the
+//! group was sent. A record whose first attempt already has a ledger row, or whose claim was taken over, is dropped
+//! whole and counted as a duplicate: its late result changes nothing.
+
+use std::collections::HashSet;
+
+use sqlx::types::Uuid;
+use sqlx::types::time::OffsetDateTime;
+
+use crate::delivery::{DeliveryId, LogLine};
+
+use super::{Store, StoreError, clean, clean_error};
+
+mod ledger;
+mod outcomes;
+
+/// One attempt, as the ledger keeps it.
+#[derive(Clone, Debug)]
+pub struct AttemptRow {
+    /// Counted from 1.
+    pub attempt: u32,
+    /// The outcome's class.
+    pub outcome: &'static str,
+    /// `done`, `again`, `parked`, `dead` or `void`.
+    pub settlement: &'static str,
+    /// The outcome's words.
+    pub error: Option<String>,
+    /// When it began.
+    pub started_at: OffsetDateTime,
+    /// How long it took.
+    pub micros: u64,
+    /// What it used.
+    pub fuel: u64,
+    /// Its highest memory in bytes.
+    pub peak_memory: u64,
+    /// How many events it emitted.
+    pub outputs: u32,
+    /// What it logged.
+    pub logs: Vec<LogLine>,
+    /// Bytes of log that were dropped.
+    pub logs_dropped: u64,
+}
+
+/// What every row of a delivery says.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// The delivery.
+    pub id: DeliveryId,
+    /// The trigger.
+    pub trigger: String,
+    /// The rule.
+    pub rule: String,
+    /// Function and version; none for a rule that publishes.
+    pub function: Option<(String, u32)>,
+    /// The event's id.
+    pub event_id: String,
+    /// Its type.
+    pub event_type: String,
+    /// Its source.
+    pub event_source: String,
+    /// The delivery that emitted the event.
+    pub cause: Option<Uuid>,
+    /// The key of the message at its source.
+    pub transport_key: Vec<u8>,
+    /// How often it was redriven.
+    pub generation: u32,
+    /// Set where later events of the key must wait.
+    pub ordering_key: Option<String>,
+}
+
+/// Where a delivery goes.
+#[derive(Clone, Debug)]
+pub enum Next {
+    /// It is done.
+    Done,
+    /// Its rule is gone.
+    Void,
+    /// It waits.
+    Park {
+        /// Milliseconds from the database's now.
+        after_ms: u64,
+        /// Why.
+        class: &'static str,
+        /// In words.
+        error: Option<String>,
+        /// The event in structured mode.
+        event: Vec<u8>,
+        /// Whether it is claimed alone because it may kill a node.
+        suspect: bool,
+    },
+    /// It is a dead letter.
+    Dead {
+        /// Why.
+        class: &'static str,
+        /// In words.
+        error: String,
+        /// The event in structured mode.
+        event: Vec<u8>,
+        /// The component's SHA-256.
+        digest: Option<Vec<u8>>,
+    },
+}
+
+/// One delivery to settle.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// What it is.
+    pub subject: Subject,
+    /// The attempts since it was read or claimed, in order.
+    pub attempts: Vec<AttemptRow>,
+    /// The token of the claim, when it came from `parked`.
+    pub claim: Option<Uuid>,
+    /// Attempts in all.
+    pub attempts_total: u32,
+    /// Where it goes.
+    pub next: Next,
+}
+
+/// A message that could not become an event.
+#[derive(Clone, Debug)]
+pub struct Rejected {
+    /// Made from the trigger and the transport key.
+    pub id: DeliveryId,
+    /// The trigger.
+    pub trigger: String,
+    /// Why.
+    pub class: &'static str,
+    /// In words.
+    pub error: String,
+    /// The payload as it came.
+    pub raw: Vec<u8>,
+    /// The headers as a JSON list of [name, value].
+    pub headers: Vec<u8>,
+    /// The key of the message at its source.
+    pub transport_key: Vec<u8>,
+}
+
+/// Events that no rule matched.
+#[derive(Clone, Debug)]
+pub struct Unmatched {
+    /// The trigger.
+    pub trigger: String,
+    /// Their type.
+    pub event_type: String,
+    /// How many.
+    pub count: u64,
+    /// One of them in structured mode, if it is small enough to be kept.
+    pub sample: Option<Vec<u8>>,
+}
+
+/// What one transaction settles.
+#[derive(Clone, Debug, Default)]
+pub struct Group {
+    /// Deliveries.
+    pub records: Vec<Record>,
+    /// Messages that were no events.
+    pub rejected: Vec<Rejected>,
+    /// Counts of unmatched events.
+    pub unmatched: Vec<Unmatched>,
+}
+
+impl Group {
+    /// Whether there is nothing to settle.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty() && self.rejected.is_empty() && self.unmatched.is_empty()
+    }
+}
+
+impl Store {
+    /// Settles `group` for `node`. Gives the deliveries that were dropped because they had been settled before.
+    ///
+    /// # Errors
+    /// Those of the database; nothing of the group is settled then, or, if only the reply was lost, all of it.
+    pub async fn settle(&self, node: &str, group: &Group) -> Result<HashSet<DeliveryId>, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        let claimed = outcomes::take_claims(&mut tx, &group.records).await?;
+        let first = ledger::insert_heads(&mut tx, node, &group.records).await?;
+        let (fresh, stale) = divide(&group.records, &claimed, &first);
+        ledger::insert_rest(&mut tx, node, &fresh).await?;
+        ledger::insert_logs(&mut tx, &fresh).await?;
+        outcomes::park(&mut tx, &fresh).await?;
+        outcomes::bury(&mut tx, &fresh).await?;
+        outcomes::reject(&mut tx, &group.rejected).await?;
+        outcomes::count_unmatched(&mut tx, &group.unmatched).await?;
+        tx.commit().await?;
+        Ok(stale)
+    }
+
+    /// Which of `ids` are settled already: done, parked or dead.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn settled(&self, ids: &[DeliveryId]) -> Result<HashSet<DeliveryId>, StoreError> {
+        let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+        let known = sqlx::query_scalar!(
+            r#"select delivery_id as "id!" from oncue.ledger where delivery_id = any($1)
+               union select delivery_id from oncue.parked where delivery_id = any($1)
+               union select id from oncue.dead_letters where id = any($1)"#,
+            &ids
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(known.into_iter().map(DeliveryId).collect())
+    }
+}
+
+/// The records that this transaction settles, and the deliveries that had been settled before.
+fn divide<'a>(
+    records: &'a [Record],
+    claimed: &HashSet<Uuid>,
+    first: &HashSet<Uuid>,
+) -> (Vec<&'a Record>, HashSet<DeliveryId>) {
+    let is_fresh = |record: &Record| match (record.claim, record.attempts.is_empty()) {
+        (Some(_), _) => claimed.contains(&record.subject.id.0),
+        (None, true) => true,
+        (None, false) => first.contains(&record.subject.id.0),
+    };
+    let (fresh, stale): (Vec<&Record>, Vec<&Record>) = records.iter().partition(|r| is_fresh(r));
+    (fresh, stale.into_iter().map(|r| r.subject.id).collect())
+}
+
+type Tx = sqlx::Transaction<'static, sqlx::Postgres>;
+
+fn int(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+fn small(n: u32) -> i32 {
+    i32::try_from(n).unwrap_or(i32::MAX)
+}

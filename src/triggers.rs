@@ -1,0 +1,226 @@
+//! Triggers: subscriptions on buses, kept running until they are told to stop.
+//!
+//! Invariant: a trigger gives up only on a gap: any other failure is told to health and tried again with backoff, for
+//! ever. Triggers know the dispatcher and their bus; they see neither the store nor the runtime nor each other.
+
+mod jetstream;
+mod nats;
+pub mod spec;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::bus::BusConfig;
+use crate::bus::nats::NatsBus;
+use crate::delivery::DeliveryId;
+use crate::dispatch::budget::Budget;
+use crate::dispatch::ticket::Ticket;
+use crate::dispatch::{Arrival, Dispatcher};
+use crate::drain::Drain;
+use crate::event::codec::{self, Defaults};
+use crate::health::{Health, TriggerState};
+use crate::store::settle::Rejected;
+
+pub use self::spec::{JetStreamSpec, NatsSpec, SpecError, Start, TriggerSpec};
+
+/// Longest wait between two tries to start reading.
+const RETRY_CAP: Duration = Duration::from_secs(10);
+
+/// A bus that a trigger reads from.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The bus's name.
+    pub name: String,
+    /// Its configuration, for triggers that need a connection of their own.
+    pub config: BusConfig,
+    /// The shared connection.
+    pub bus: NatsBus,
+}
+
+/// What a trigger works with.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The trigger's name.
+    pub name: Arc<str>,
+    /// Where events go.
+    pub dispatcher: Dispatcher,
+    /// What may be in flight.
+    pub budget: Budget,
+    /// What a message may cost.
+    pub limits: codec::Limits,
+    /// Where its state is shown.
+    pub health: Health,
+    /// Spawns.
+    pub drain: Drain,
+    /// Stop reading; what is in flight is still settled and acknowledged.
+    pub stop: CancellationToken,
+    /// False while nothing can be settled: nothing is read then.
+    pub store_up: watch::Receiver<bool>,
+    /// The identity of the source that the trigger was bound to before, if it ever was.
+    pub identity: Option<String>,
+    /// What must be remembered about it.
+    pub notices: mpsc::Sender<Notice>,
+}
+
+/// What a trigger found out about its source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// The trigger.
+    pub trigger: Arc<str>,
+    /// What it is.
+    pub kind: NoticeKind,
+}
+
+/// Kinds of notices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoticeKind {
+    /// It was bound to a source with this identity.
+    Bound(String),
+    /// It reads, so what was wrong before is over.
+    Reading,
+    /// It cannot read.
+    Failed(String),
+    /// The source no longer has what was not read: it halts.
+    Gap(String),
+}
+
+/// Why reading ended.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    /// Try again.
+    #[error("{0}")]
+    Again(String),
+    /// Messages wait and nothing comes: try again, and say so.
+    #[error("{0}")]
+    Stalled(String),
+    /// Halt.
+    #[error("{0}")]
+    Gap(String),
+}
+
+impl Failure {
+    fn again(what: &str, error: impl std::fmt::Display) -> Self {
+        Self::Again(format!("{what}: {error}"))
+    }
+}
+
+/// Runs the trigger of `spec` until `context.stop`, or until a gap.
+pub async fn run(spec: TriggerSpec, source: Source, context: Context) {
+    match spec {
+        TriggerSpec::JetStream(spec) => jetstream::run(spec, source.bus, context).await,
+        TriggerSpec::Nats(spec) => nats::run(spec, source, context).await,
+    }
+}
+
+impl Context {
+    /// Calls `read` until it says that it was stopped, with backoff and with its state in health.
+    async fn keep_reading<F, R>(&self, mut read: R)
+    where
+        R: FnMut() -> F,
+        F: Future<Output = Result<(), Failure>>,
+    {
+        let mut tries = 0_u32;
+        loop {
+            let began = tokio::time::Instant::now();
+            let Err(failure) = read().await else { return };
+            if began.elapsed() > RETRY_CAP {
+                tries = 0;
+            }
+            tries += 1;
+            let text = failure.to_string();
+            let state = match failure {
+                Failure::Again(_) => TriggerState::Error,
+                Failure::Stalled(_) => TriggerState::Stalled,
+                Failure::Gap(_) => TriggerState::Gap,
+            };
+            self.health.trigger(&self.name, state, Some(&text));
+            if state == TriggerState::Gap {
+                tracing::error!(trigger = %self.name, error = text, "trigger halted: its source has a gap");
+                self.notice(NoticeKind::Gap(text)).await;
+                return;
+            }
+            if tries == 1 || tries.is_multiple_of(10) {
+                tracing::warn!(trigger = %self.name, error = text, tries, "trigger cannot read; trying again");
+                self.notice(NoticeKind::Failed(text)).await;
+            }
+            let pause = Duration::from_millis(100).saturating_mul(1 << tries.min(8)).min(RETRY_CAP);
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    async fn reading(&self) {
+        self.health.trigger(&self.name, TriggerState::Active, None);
+        self.notice(NoticeKind::Reading).await;
+    }
+
+    async fn notice(&self, kind: NoticeKind) {
+        // Nobody listens any more when the node quits.
+        let _ = self.notices.send(Notice { trigger: Arc::clone(&self.name), kind }).await;
+    }
+
+    /// Waits until what is read can be settled.
+    async fn wait_for_store(&self) {
+        let mut up = self.store_up.clone();
+        // The settler is gone when the node quits: reading ends by `stop` then.
+        let _ = up.wait_for(|up| *up).await;
+    }
+}
+
+/// A NATS message on its way to the dispatcher.
+struct Incoming {
+    message: async_nats::Message,
+    /// The id of an event that brings none.
+    id: String,
+    transport_key: Vec<u8>,
+    at: OffsetDateTime,
+    sent: u32,
+}
+
+impl Context {
+    /// Decodes the message and hands it over, or keeps it as a dead letter when it is no event.
+    async fn hand_over(&self, incoming: Incoming, ticket: Ticket) {
+        let Incoming { message, id, transport_key, at, sent } = incoming;
+        let headers = headers(message.headers.as_ref());
+        let source = format!("oncue/trigger/{}", self.name);
+        let defaults =
+            Defaults { ty: message.subject.as_str(), source: &source, id: &id, subject: None, time: Some(at) };
+        let read = codec::Message { headers: &headers, payload: &message.payload };
+        match codec::decode(&read, &defaults, &self.limits) {
+            Ok(event) => {
+                let trigger = Arc::clone(&self.name);
+                let arrival = Arrival { trigger, event: Arc::new(event), at, transport_key, sent, ticket };
+                self.dispatcher.accept(arrival).await;
+            }
+            Err(error) => {
+                let rejected = Rejected {
+                    id: DeliveryId::derive(at, &self.name, &transport_key, "", 0),
+                    trigger: self.name.to_string(),
+                    class: error.class(),
+                    error: error.to_string(),
+                    raw: message.payload.to_vec(),
+                    headers: serde_json::json!(headers).to_string().into_bytes(),
+                    transport_key,
+                };
+                let dispatcher = self.dispatcher.clone();
+                self.drain.spawn("reject", async move { dispatcher.reject(rejected, ticket).await });
+            }
+        }
+    }
+}
+
+/// Headers of a NATS message as the codec takes them.
+fn headers(map: Option<&async_nats::HeaderMap>) -> Vec<(String, String)> {
+    let Some(map) = map else { return Vec::new() };
+    let pairs = map.iter().flat_map(|(name, values)| {
+        let name = name.to_string();
+        values.iter().map(move |value| (name.clone(), value.as_str().to_owned()))
+    });
+    pairs.collect()
+}

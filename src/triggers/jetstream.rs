@@ -1,0 +1,119 @@
+//! JetStream: a durable pull consumer, read no faster than credits allow, acknowledged only behind settled events.
+//!
+//! Invariant: a message is acknowledged after everything about it was committed, and by its latest delivery. A stream
+//! that was recreated is a gap. Acknowledgements are pipelined plain ones: one that is lost costs a lookup in the
+//! ledger when the message comes again (CONTRACT.md, "When is what released").
+
+mod bind;
+mod in_flight;
+mod pull;
+
+use std::sync::Arc;
+
+use async_nats::jetstream::consumer::{Consumer, pull::Config};
+use futures::StreamExt as _;
+use tokio::sync::mpsc;
+
+use crate::bus::nats::NatsBus;
+use crate::dispatch::ticket::Ticket;
+use crate::telemetry;
+
+use self::in_flight::InFlight;
+use self::pull::{Puller, Pulled};
+use super::{Context, Failure, Incoming, JetStreamSpec, NoticeKind};
+
+/// Positions that can wait for the acknowledger: more than any budget lets be in flight.
+const RELEASE_QUEUE: usize = 1 << 17;
+
+/// Runs the trigger until it is stopped, then acknowledges what is still settled.
+pub(super) async fn run(spec: JetStreamSpec, bus: NatsBus, context: Context) {
+    let (release, released) = mpsc::channel(RELEASE_QUEUE);
+    let in_flight = Arc::new(InFlight::new(bus.client.clone(), Arc::clone(&context.name), spec.ack_wait()));
+    let keeper = {
+        let in_flight = Arc::clone(&in_flight);
+        let (stop, quit) = (context.stop.clone(), context.drain.token().quit);
+        context.drain.spawn(format!("acks of trigger {}", context.name), async move {
+            in_flight.keep(released, stop, quit).await;
+        })
+    };
+    let reader = Reader { spec, bus, context, in_flight, release };
+    reader.context.keep_reading(|| reader.read()).await;
+    drop(reader);
+    if let Err(error) = keeper.await {
+        tracing::error!(%error, "the acknowledger of a trigger ended badly");
+    }
+}
+
+struct Reader {
+    spec: JetStreamSpec,
+    bus: NatsBus,
+    context: Context,
+    in_flight: Arc<InFlight>,
+    release: mpsc::Sender<u64>,
+}
+
+impl Reader {
+    /// Binds the consumer and reads it until stopped.
+    async fn read(&self) -> Result<(), Failure> {
+        let bound = bind::bind(&self.bus.jetstream, &self.spec, &self.context.name).await?;
+        if let Some(known) = self.context.identity.as_ref().filter(|known| **known != bound.identity) {
+            return Err(bind::recreated(&self.spec.stream, known, &bound.identity, &self.context.name));
+        }
+        if self.in_flight.bind(&bound.identity) {
+            self.context.notice(NoticeKind::Bound(bound.identity.clone())).await;
+        } else {
+            // Another stream of the same name, while this process runs.
+            let known = self.in_flight.identity().unwrap_or_default();
+            return Err(bind::recreated(&self.spec.stream, &known, &bound.identity, &self.context.name));
+        }
+        self.context.reading().await;
+        let result = self.pull(bound.consumer, &bound.identity).await;
+        if result.is_ok() {
+            tracing::info!(trigger = %self.context.name, "trigger stopped reading");
+        }
+        result
+    }
+
+    async fn pull(&self, consumer: Consumer<Config>, identity: &str) -> Result<(), Failure> {
+        let mut puller = Puller::open(&self.bus.client, consumer, self.context.budget.clone()).await?;
+        loop {
+            let pulled = tokio::select! {
+                biased;
+                () = self.context.stop.cancelled() => break,
+                pulled = puller.next(&self.context) => pulled?,
+            };
+            self.take(pulled, identity).await;
+        }
+        // What the server has sent already is taken too: it would wait for its AckWait otherwise.
+        let mut rest = puller.close().await;
+        while let Some(pulled) = rest.next().await {
+            self.take(pulled, identity).await;
+        }
+        Ok(())
+    }
+
+    async fn take(&self, pulled: Pulled, identity: &str) {
+        let Pulled { message, credit } = pulled;
+        let (sequence, sent, at) = match message.info() {
+            Ok(info) => (info.stream_sequence, u32::try_from(info.delivered).unwrap_or(1), info.published),
+            Err(error) => {
+                tracing::warn!(trigger = %self.context.name, %error, "a message without JetStream's reply subject was ignored");
+                return;
+            }
+        };
+        telemetry::received(&self.context.name, 1);
+        if sent > 1 {
+            telemetry::redelivered(&self.context.name, 1);
+        }
+        let Some(reply) = message.reply.clone() else { return };
+        if !self.in_flight.enter(sequence, reply) {
+            // It is being worked on; its acknowledgement now goes to this latest delivery.
+            return;
+        }
+        let id = format!("{}/{identity}/{sequence}", self.spec.stream);
+        let transport_key = id.as_bytes().to_vec();
+        let ticket = Ticket::new(sequence, self.release.clone(), credit);
+        let incoming = Incoming { message: message.message, id, transport_key, at, sent };
+        self.context.hand_over(incoming, ticket).await;
+    }
+}
