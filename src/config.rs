@@ -12,38 +12,66 @@ use crate::bus::BusConfig;
 mod buses;
 mod environment;
 mod error;
+mod export;
+mod forms;
+mod functions;
+mod manifest;
 mod node;
+mod plan;
 mod reader;
+mod rules;
+mod triggers;
 mod values;
+
+#[cfg(test)]
+mod tests;
 
 pub use environment::Environment;
 pub use error::{ConfigError, ConfigErrors, Place};
-pub use node::{LogFormat, NodeSettings};
+pub use export::{Exported, export};
+pub use forms::{Form, duration_text, function_form, rule_form, size_text, target_text, trigger_form};
+pub use functions::{Build, FunctionEntry, add_options};
+pub use manifest::{Known, Manifest};
+pub use node::NodeSettings;
+pub use plan::{Action, Change, FieldChange, Kind, Plan};
+pub use rules::RuleEntry;
+pub use triggers::TriggerEntry;
 
-use reader::{Node, Section, Value};
+use reader::{Node, Section};
 
 /// The manifest that is read where none is named.
 pub const MANIFEST: &str = "oncue.toml";
+
+/// Where a running `oncue dev` writes the addresses of its servers, for the commands of a second terminal:
+/// `DATABASE_URL=…` and `NATS_URL=…`, one a line, below the manifest's directory.
+pub const DEV_ENVIRONMENT: &str = ".oncue/env";
 
 const SECTIONS: &[&str] = &["node", "bus", "trigger", "function", "rule"];
 
 /// Everything that one file and the environment say.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The manifest; none if there is no file.
+    /// The manifest's file; none if there is none.
     pub path: Option<PathBuf>,
+    /// The manifest's text.
+    pub source: String,
     /// The node.
     pub node: NodeSettings,
     /// Connections by name.
     pub buses: BTreeMap<String, BusConfig>,
+    /// What the tables shall hold.
+    pub manifest: Manifest,
 }
 
 impl Config {
-    /// Reads `path`; without one `oncue.toml` if it is there, else what the environment says.
+    /// Reads `path`; without one `oncue.toml` if it is there, else what the environment says. What a running
+    /// `oncue dev` wrote beside the file counts as set where the environment does not set it.
     ///
     /// # Errors
     /// A named file that cannot be read; every mistake of the file.
     pub fn load(path: Option<&Path>, environment: &Environment) -> Result<Self, ConfigErrors> {
+        let base = path.and_then(Path::parent).unwrap_or(Path::new(""));
+        let environment = &environment.clone().with_defaults_of(&base.join(DEV_ENVIRONMENT));
         let path = match path {
             Some(path) => path,
             None if Path::new(MANIFEST).exists() => Path::new(MANIFEST),
@@ -53,7 +81,7 @@ impl Config {
             place: None,
             key: String::new(),
             message: format!("failed to read {}: {error}", path.display()),
-            fix: "name another one with --config, or write one with `oncue init`".to_owned(),
+            fix: "name another file with --config, or write one with `oncue init`".to_owned(),
         })?;
         Self::parse(path, &text, environment)
     }
@@ -62,7 +90,13 @@ impl Config {
     #[must_use]
     pub fn of_environment(environment: &Environment) -> Self {
         let nats = environment.get("NATS_URL").map(|url| ("events".to_owned(), BusConfig::nats(url)));
-        Self { path: None, node: NodeSettings::new(environment), buses: nats.into_iter().collect() }
+        Self {
+            path: None,
+            source: String::new(),
+            node: NodeSettings::new(environment),
+            buses: nats.into_iter().collect(),
+            manifest: Manifest::default(),
+        }
     }
 
     /// Reads the manifest `text`, which is the file `path`.
@@ -70,25 +104,56 @@ impl Config {
     /// # Errors
     /// Every mistake of the text.
     pub fn parse(path: &Path, text: &str, environment: &Environment) -> Result<Self, ConfigErrors> {
+        let mut errors = ConfigErrors::default();
         let mut root = Node::parse(&path.display().to_string(), text)?;
-        if let Value::Table(entries) = &mut root.value {
-            let connections = entries.iter_mut().filter(|e| e.key == "node" || e.key == "bus");
-            connections.into_iter().try_for_each(|e| e.node.substitute(&e.key, environment))?;
-        }
+        root.substitute_below(&["node", "bus"], environment, &mut errors);
+        // What has no value would only give more errors.
+        let mut errors = errors.or(ConfigErrors::default())?;
         let document = Section::open(&root, "", SECTIONS)?;
         let base = path.parent().unwrap_or(Path::new(""));
-        let mut config = Self { path: Some(path.to_owned()), ..Self::of_environment(environment) };
-        let mut errors = ConfigErrors::default();
+        let mut config =
+            Self { path: Some(path.to_owned()), source: text.to_owned(), ..Self::of_environment(environment) };
+        config.read(&document, environment, &mut errors);
+        config.manifest = Manifest::read(&document, base, &mut errors);
+        config.manifest.check_buses(&config.buses, &mut errors);
+        errors.or(config)
+    }
+
+    fn read(&mut self, document: &Section<'_>, environment: &Environment, errors: &mut ConfigErrors) {
+        let base = self.path.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
         if let Some(field) = document.get("node")
             && let Some(node) = errors.keep(NodeSettings::read(field.node, environment, base))
         {
-            config.node = node;
+            self.node = node;
         }
-        for (name, field) in errors.keep(document.tables("bus")).unwrap_or_default() {
+        let buses = errors.keep(document.tables("bus")).unwrap_or_default();
+        if !buses.is_empty() {
+            // The manifest names its buses itself.
+            self.buses.clear();
+        }
+        for (name, field) in buses {
             if let Some(bus) = errors.keep(buses::read(name, field.node, &field.path)) {
-                config.buses.insert(name.to_owned(), bus);
+                self.buses.insert(name.to_owned(), bus);
             }
         }
-        errors.or(config)
     }
+}
+
+/// Reads one rule from a file: TOML, or JSON if its name ends so.
+///
+/// # Errors
+/// The mistake, with its place in a TOML file.
+pub fn read_rule(path: &Path, text: &str) -> Result<RuleEntry, ConfigError> {
+    let file = path.display().to_string();
+    let is_json = path.extension().is_some_and(|e| e == "json");
+    let node = if is_json { Node::parse_json(&file, text)? } else { Node::parse(&file, text)? };
+    rules::read(&node, "")
+}
+
+/// Reads one rule from the options of the command line, as JSON.
+///
+/// # Errors
+/// The mistake, with the option as its key.
+pub fn rule_of_options(options: &serde_json::Value) -> Result<RuleEntry, ConfigError> {
+    rules::read(&Node::parse_json("", &options.to_string())?, "")
 }

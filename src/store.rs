@@ -10,15 +10,19 @@ use std::time::Duration;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
+pub mod apply;
 pub mod checks;
 pub mod cluster;
 pub mod control;
 pub mod dead_letters;
 pub mod events;
+pub mod functions;
 pub mod listen;
 pub mod parked;
 pub mod partitions;
+pub mod rules;
 pub mod settle;
+pub mod triggers;
 pub mod usage;
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
@@ -63,7 +67,9 @@ impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         match &error {
             sqlx::Error::Database(db) => match db.code().as_deref() {
-                Some("42P01" | "3F000" | "42703" | "42883") => Self::Schema(format!("the tables are not up to date: {db}")),
+                Some("42P01" | "3F000" | "42703" | "42883") => {
+                    Self::Schema(format!("the tables are not up to date: {db}"))
+                }
                 // Connection exceptions, resource shortage, operator intervention: the server's state, not the statement.
                 Some(code) if matches!(code.get(..2), Some("08" | "53" | "57" | "58")) => Self::Unreachable(error),
                 // Serialization failure, deadlock and lock timeout pass by themselves.
@@ -120,10 +126,8 @@ impl Store {
     /// # Errors
     /// `StoreError::Address` when the address cannot be parsed.
     pub fn connect_lazy(config: &Config) -> Result<Self, StoreError> {
-        let options = PgConnectOptions::from_str(&config.url)
-            .map_err(StoreError::Address)?
-            .application_name("oncue")
-            .options([
+        let options =
+            PgConnectOptions::from_str(&config.url).map_err(StoreError::Address)?.application_name("oncue").options([
                 ("statement_timeout", format!("{}ms", config.statement_timeout.as_millis())),
                 ("lock_timeout", "10s".to_owned()),
                 ("idle_in_transaction_session_timeout", "60s".to_owned()),

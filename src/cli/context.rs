@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 
 use crate::config::{Config, Environment};
+use crate::runtime::RuntimeConfig;
 use crate::store::{self, Store};
 
 use super::Global;
@@ -16,6 +17,9 @@ use super::output::Output;
 
 /// Connections of a command; two, so that a listing and a listener go side by side.
 const CONNECTIONS: u32 = 2;
+
+/// Instances at once of a command; it runs one function.
+const COMMAND_SLOTS: u32 = 4;
 
 /// What every command needs.
 #[derive(Debug)]
@@ -60,6 +64,18 @@ impl Context {
         self.config()?.node.database.as_deref().context(
             "no database is named: set DATABASE_URL, or `database` in [node] of oncue.toml, or run `oncue dev`, which brings its own",
         )
+    }
+
+    /// How components are loaded and run by a command: compiled ones are kept where the node keeps them.
+    ///
+    /// # Errors
+    /// A broken manifest.
+    pub fn runtime_config(&self) -> anyhow::Result<RuntimeConfig> {
+        Ok(RuntimeConfig {
+            cache_dir: self.config()?.node.cache_dir.clone(),
+            slots: COMMAND_SLOTS,
+            ..RuntimeConfig::default()
+        })
     }
 
     /// A small pool to the database; its first statement connects.

@@ -4,6 +4,7 @@
 //! is not set is an error, never an empty text. Substituted text is not looked at again.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// The variables that the program was started with.
 #[derive(Clone, Default)]
@@ -36,6 +37,25 @@ impl Environment {
     #[must_use]
     pub fn of_process() -> Self {
         std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect()
+    }
+
+    /// Adds a variable, in the place of one of the same name.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.0.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Adds the `NAME=value` lines of `file`, if it is there, where a variable is not set.
+    #[must_use]
+    pub fn with_defaults_of(mut self, file: &Path) -> Self {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        for (name, value) in text.lines().filter_map(|line| line.split_once('=')) {
+            if self.get(name).is_none() {
+                self = self.with(name, value);
+            }
+        }
+        self
     }
 
     /// The value of `name`; none when it is not set or empty.

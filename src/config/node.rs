@@ -6,6 +6,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::event::codec;
+use crate::pattern::MAX_DEPTH;
+use crate::telemetry::LogFormat;
+
 use super::environment::Environment;
 use super::error::ConfigError;
 use super::reader::{Field, Node, Section};
@@ -26,16 +30,6 @@ const KEYS: &[&str] = &[
 ];
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(24 * 3_600);
-
-/// How logs are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object a line.
-    Json,
-}
 
 /// What `[node]` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,16 +56,16 @@ pub struct NodeSettings {
     pub settle_wait: Duration,
     /// Longest wait for running functions at shutdown.
     pub drain: Duration,
-    /// Largest message.
-    pub message_bytes: usize,
-    /// Most headers of a message.
-    pub message_headers: usize,
+    /// What a message may cost before it is rejected.
+    pub limits: codec::Limits,
     /// How long the ledger is kept.
     pub retention: Duration,
     /// Where compiled components are kept.
     pub cache_dir: Option<PathBuf>,
     /// How logs are written.
-    pub log: LogFormat,
+    pub log_format: LogFormat,
+    /// Which logs: `RUST_LOG`'s directives.
+    pub log_filter: String,
 }
 
 impl NodeSettings {
@@ -91,11 +85,11 @@ impl NodeSettings {
             settle_bytes: 4 << 20,
             settle_wait: Duration::from_millis(2),
             drain: Duration::from_secs(20),
-            message_bytes: 1 << 20,
-            message_headers: 64,
+            limits: codec::Limits::default(),
             retention: 30 * DAY,
             cache_dir: None,
-            log: LogFormat::Text,
+            log_format: LogFormat::Text,
+            log_filter: environment.get("RUST_LOG").unwrap_or("info").to_owned(),
         }
     }
 
@@ -128,7 +122,11 @@ impl NodeSettings {
             settings.cache_dir = Some(base.join(field.word()?));
         }
         if let Some(field) = section.get("log") {
-            settings.log = log_format(&field)?;
+            let log = Section::open(field.node, &field.path, &["format", "filter"])?;
+            settings.log_format = log.get("format").map_or(Ok(LogFormat::Text), |f| log_format(&f))?;
+            if let Some(filter) = log.get("filter") {
+                settings.log_filter = filter.word()?.to_owned();
+            }
         }
         settings.read_bounds(&section)?;
         Ok(settings)
@@ -148,9 +146,14 @@ impl NodeSettings {
                 settle.get("wait").map_or(Ok(self.settle_wait), |f| f.duration(Duration::ZERO..=SECOND))?;
         }
         if let Some(field) = section.get("limits") {
-            let limits = Section::open(field.node, &field.path, &["message", "headers"])?;
-            self.message_bytes = size(&limits, "message", self.message_bytes, 64 << 20)?;
-            self.message_headers = limits.get("headers").map_or(Ok(self.message_headers), |f| f.integer(1..=10_000))?;
+            let limits = Section::open(field.node, &field.path, &["message", "depth", "headers", "header_bytes"])?;
+            let number = |key, default| limits.get(key).map_or(Ok(default), |f| f.integer(1..=10_000));
+            self.limits = codec::Limits {
+                max_bytes: size(&limits, "message", self.limits.max_bytes, 64 << 20)?,
+                max_depth: number("depth", self.limits.max_depth)?.min(MAX_DEPTH),
+                max_headers: number("headers", self.limits.max_headers)?,
+                max_header_bytes: size(&limits, "header_bytes", self.limits.max_header_bytes, 16 << 20)?,
+            };
         }
         Ok(())
     }

@@ -8,8 +8,10 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::pattern::Json;
+
 use super::environment::{Environment, SubstitutionError};
-use super::error::{ConfigError, Place};
+use super::error::{ConfigError, ConfigErrors, Place};
 
 /// A value and where it is.
 #[derive(Clone, Debug)]
@@ -52,34 +54,29 @@ impl Node {
         Ok(Self { place: None, value: lines.table(table.get_ref())? })
     }
 
-    /// A value of a JSON document; it has no place.
-    pub fn from_json(value: serde_json::Value) -> Self {
-        let value = match value {
-            serde_json::Value::Null => Value::Null,
-            serde_json::Value::Bool(b) => Value::Flag(b),
-            serde_json::Value::Number(n) => Value::Number(n.to_string()),
-            serde_json::Value::String(s) => Value::Text(s),
-            serde_json::Value::Array(items) => Value::List(items.into_iter().map(Self::from_json).collect()),
-            serde_json::Value::Object(members) => Value::Table(
-                members
-                    .into_iter()
-                    .map(|(key, value)| Entry { key, place: None, node: Self::from_json(value) })
-                    .collect(),
-            ),
-        };
-        Self { place: None, value }
+    /// Reads JSON; its values have no place.
+    pub fn parse_json(file: &str, text: &str) -> Result<Self, ConfigError> {
+        let json = Json::parse(text.as_bytes()).map_err(|error| ConfigError {
+            place: Some(Place { file: Arc::from(file), line: error.line, column: error.column }),
+            key: String::new(),
+            message: format!("this is not JSON: {}", error.message),
+            fix: String::new(),
+        })?;
+        Ok(Self::from_json(json))
     }
 
-    /// The value as JSON text, for patterns that are written as tables.
-    pub fn to_json(&self) -> serde_json::Value {
-        match &self.value {
-            Value::Text(s) | Value::Moment(s) => s.clone().into(),
-            Value::Number(n) => serde_json::from_str(n).unwrap_or_else(|_| n.clone().into()),
-            Value::Flag(b) => (*b).into(),
-            Value::Null => serde_json::Value::Null,
-            Value::List(items) => items.iter().map(Self::to_json).collect(),
-            Value::Table(entries) => entries.iter().map(|e| (e.key.clone(), e.node.to_json())).collect(),
-        }
+    /// A value of a JSON document.
+    pub fn from_json(value: Json) -> Self {
+        let entry = |(key, value)| Entry { key, place: None, node: Self::from_json(value) };
+        let value = match value {
+            Json::Null => Value::Null,
+            Json::Bool(b) => Value::Flag(b),
+            Json::Number(n) => Value::Number(n),
+            Json::String(s) => Value::Text(s),
+            Json::Array(items) => Value::List(items.into_iter().map(Self::from_json).collect()),
+            Json::Object(members) => Value::Table(members.into_iter().map(entry).collect()),
+        };
+        Self { place: None, value }
     }
 
     /// The value of `key` in a table.
@@ -91,7 +88,7 @@ impl Node {
     }
 
     /// Replaces `${VAR}` in every text at and below the value, which is at `path`.
-    pub fn substitute(&mut self, path: &str, environment: &Environment) -> Result<(), ConfigError> {
+    fn substitute(&mut self, path: &str, environment: &Environment) -> Result<(), ConfigError> {
         match &mut self.value {
             Value::Text(text) => match environment.substitute(text) {
                 Ok(replaced) => *text = replaced,
@@ -104,6 +101,14 @@ impl Node {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Replaces `${VAR}` in the sections `keys`; what could not be is an error for each section.
+    pub fn substitute_below(&mut self, keys: &[&str], environment: &Environment, errors: &mut ConfigErrors) {
+        let Value::Table(entries) = &mut self.value else { return };
+        for entry in entries.iter_mut().filter(|e| keys.contains(&e.key.as_str())) {
+            errors.keep(entry.node.substitute(&entry.key, environment));
+        }
     }
 
     /// The value as an error shows it.

@@ -1,0 +1,289 @@
+//! Tables of mistakes and their errors, and the round trip from rows to a manifest and back.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use time::OffsetDateTime;
+
+use crate::store::control::{ControlPlane, FunctionVersion, RuleRow, TriggerRow};
+
+use super::*;
+
+fn parse(text: &str) -> Result<Config, ConfigErrors> {
+    let environment = Environment::default().with("NATS_URL", "nats://h:4222").with("DATABASE_URL", "postgres://h/d");
+    Config::parse(Path::new("oncue.toml"), text, &environment)
+}
+
+/// Each manifest with the error that it gets; a bus `events` is there without being written.
+const MISTAKES: &[(&str, &str)] = &[
+    ("x = ", "oncue.toml:1:5: this is not TOML: string values must be quoted, expected literal string"),
+    (
+        "[nod]\nhealth = \"off\"",
+        "oncue.toml:1:2: nod: unknown key, with the value a table; did you mean `node`? \
+         the keys here are node, bus, trigger, function, rule",
+    ),
+    (
+        "[node]\ndatabase = \"${NOWHERE}\"",
+        "oncue.toml:2:12: node.database: the environment variable NOWHERE is not set; \
+         set it, or give a default: ${NOWHERE:-…}",
+    ),
+    (
+        "[node]\ndrain = \"1 parsec\"",
+        "oncue.toml:2:9: node.drain: expected a duration from 0s to 1h, such as \"5s\", got \"1 parsec\"",
+    ),
+    ("[node]\nconcurrency = 0", "oncue.toml:2:15: node.concurrency: expected a whole number from 1 to 100000, got 0"),
+    (
+        "[node]\nbudget = { bytes = \"5 bananas\" }",
+        "oncue.toml:2:20: node.budget.bytes: expected a size from 1.0 MiB to 1.0 TiB, such as \"32MiB\", \
+         got \"5 bananas\"",
+    ),
+    (
+        "[bus.app]\nkind = \"postgres\"\nurl = \"x\"",
+        "oncue.toml:2:8: bus.app.kind: buses of the kind \"postgres\" are not supported by this version; use \"nats\"",
+    ),
+    ("[bus.app]\nkind = \"nats\"", "oncue.toml:1:1: bus.app.url: `url` is missing; add `url = \"${NATS_URL}\"`"),
+    (
+        "[trigger.users]\nbus = \"events\"\ntables = [\"public.users\"]",
+        "oncue.toml:3:10: trigger.users.tables: change feeds of Postgres are not supported by this version; \
+         use `stream` (JetStream) or `subject` (core NATS)",
+    ),
+    (
+        "[trigger.users]\nbus = \"evnts\"\nsubject = \"a.>\"",
+        "oncue.toml:1:1: trigger.users.bus: there is no bus \"evnts\"; did you mean the bus \"events\"? \
+         else add a section [bus.evnts]",
+    ),
+    (
+        "[trigger.users]\nbus = \"events\"\nsubject = \"a..b\"",
+        "oncue.toml:3:11: trigger.users.subject: \"a..b\" has an empty token",
+    ),
+    (
+        "[trigger.Users]\nbus = \"events\"",
+        "oncue.toml:1:1: trigger.Users: \"Users\" cannot be the name of a trigger; \
+         a name is a lower-case letter and then up to 62 of a-z, 0-9, _ and -",
+    ),
+    (
+        "[function.welcome]\ncomponent = \"w.wasm\"\nlimits = { memori = \"32MiB\" }",
+        "oncue.toml:3:12: function.welcome.limits.memori: unknown key, with the value \"32MiB\"; \
+         did you mean `memory`? the keys here are timeout, memory, fuel, concurrency, output, output_events, log",
+    ),
+    ("[function.welcome]\ncomponent = 3", "oncue.toml:2:13: function.welcome.component: expected a string, got 3"),
+    (
+        "[function.welcome]\ncomponent = \"w.wasm\"\ngrants = { http = [\"https://x\"] }",
+        "oncue.toml:3:19: function.welcome.grants.http: the grant `http` is not supported by this version; \
+         remove it; this version grants `publish`",
+    ),
+    (
+        "[function.welcome]\ncomponent = \"w.wasm\"\ngrants = { publish = [\"events/a\", \"mail\"] }",
+        "oncue.toml:3:35: function.welcome.grants.publish[1]: \"mail\" names no bus; \
+         it is a bus and a subject, as in \"events/mail.*\"",
+    ),
+    (
+        "[[rule]]\nname = \"r\"\nrun = \"f\"\npattern = '{\"type\":[{\"prefx\":\"a\"}]}'",
+        "oncue.toml:4:11: rule[0].pattern: /type/0: PATTERN",
+    ),
+    (
+        "[[rule]]\nname = \"r\"\nrun = \"f\"\nmatch_all = true\nordering_key = \"data.id\"",
+        "oncue.toml:5:16: rule[0].ordering_key: PATH",
+    ),
+    (
+        "[[rule]]\nname = \"r\"\nrun = \"f@0\"\nmatch_all = true",
+        "oncue.toml:3:7: rule[0].run: \"f@0\" is no function; \
+         it is a function, as in \"welcome\", or one version of it, as in \"welcome@3\"",
+    ),
+    (
+        "[[rule]]\nname = \"r\"\nrun = \"f\"",
+        "oncue.toml:1:1: rule[0].pattern: `pattern` is missing; \
+         add `pattern = '{\"type\":[\"user.signup\"]}'`, or `match_all = true` for every event",
+    ),
+    (
+        "[[rule]]\nname = \"r\"\nmatch_all = true\npublish = \"events/a.*\"",
+        "oncue.toml:4:11: rule[0].publish: \"events/a.*\" is no bus and subject; \
+         it is a bus and a subject without wildcards, as in \"events/user.created\"",
+    ),
+    (
+        "[[rule]]\nname = \"r\"\nmatch_all = true\nrun = \"f\"\nbatch = { max = 10 }",
+        "oncue.toml:5:17: rule[0].batch.max: batches are not supported by this version; remove it, or write 1",
+    ),
+    (
+        "[[rule]]\nname = \"r\"\nmatch_all = true\nrun = \"f\"\nretry = { base = \"2s\", cap = \"1s\" }",
+        "oncue.toml:5:30: rule[0].retry.cap: expected a duration from 2s to 7days, such as \"5s\", got \"1s\"",
+    ),
+    (
+        "[[rule]]\nname = \"r\"\nmatch_all = true\nrun = \"f\"\n[[rule]]\nname = \"r\"\nmatch_all = true\nrun = \"f\"",
+        "oncue.toml:5:1: rule.name: there is another rule \"r\" at oncue.toml:1:1; give each rule its own name",
+    ),
+];
+
+#[test]
+fn every_mistake_is_told_with_its_place_its_key_and_the_fix() {
+    let mut wrong = String::new();
+    for (manifest, expected) in MISTAKES {
+        let error = parse(manifest).err().map(|e| e.to_string()).unwrap_or_default();
+        // What the pattern language says of a mistake is its own affair.
+        let (expected, is_prefix) = match expected.rsplit_once(' ') {
+            Some((start, "PATTERN" | "PATH")) => (start, true),
+            _ => (*expected, false),
+        };
+        let agrees = if is_prefix { error.starts_with(expected) } else { error == expected };
+        if !agrees {
+            wrong += &format!("{manifest}\n  gave: {error}\n  want: {expected}\n");
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+#[test]
+fn all_mistakes_are_told_at_once() {
+    let errors = parse("[node]\nhealth = 1\n[trigger.t]\n[[rule]]\nname = \"R\"").expect_err("it is wrong");
+    let keys: Vec<&str> = errors.0.iter().map(|e| e.key.as_str()).collect();
+    assert_eq!(keys, ["node.health", "trigger.t.bus", "rule[0].name"]);
+}
+
+#[test]
+fn a_pattern_may_be_a_table() {
+    let text = "[[rule]]\nname = \"r\"\nrun = \"f\"\npattern = { type = [\"a\"], data = { n = [{ numeric = [\">\", 1.50] }] } }";
+    let config = parse(text).expect("it is right");
+    let expected = r#"{"type":["a"],"data":{"n":[{"numeric":[">",1.50]}]}}"#;
+    assert_eq!(config.manifest.rules[0].rule.pattern.as_deref(), Some(expected));
+}
+
+#[test]
+fn names_that_are_nowhere_are_told_with_the_nearest_one() {
+    let text = "[function.welcome]\ncomponent = \"w.wasm\"\n[[rule]]\nname = \"r\"\nrun = \"welcom\"\ntrigger = \"t\"\nmatch_all = true";
+    let config = parse(text).expect("the tables may know the names");
+    let error = config.manifest.check_references(&Known::default()).expect_err("nobody knows them").to_string();
+    let expected = "oncue.toml:3:1: rule \"r\".trigger: there is no trigger \"t\"; add a section [trigger.t]\n\
+                    oncue.toml:3:1: rule \"r\".run: there is no function \"welcom\"; did you mean the function \
+                    \"welcome\"? else add a section [function.welcom], or `oncue function deploy welcom FILE`";
+    assert_eq!(error, expected);
+}
+
+const WHOLE: &str = r#"
+[node]
+health = "off"   # nothing to see
+
+[bus.events]
+kind = "nats"
+url = "${NATS_URL}"
+
+[trigger.all]
+bus = "events"
+stream = "APP"
+subjects = ["user.>", "order.*"]
+durable = "d"
+start = { sequence = 7 }
+ack_wait = "1m 30s"
+max_ack_pending = 5
+create_stream = true
+
+[trigger.core]
+bus = "events"
+subject = "user.*"
+queue = "q"
+
+[function.welcome]
+component = "w.wasm"
+build = { command = "make \"x\"", watch = ["src/**"] }
+limits = { timeout = "250ms", memory = "1000000B", fuel = 5, concurrency = 2, output = "1KiB", output_events = 3, log = "0B" }
+grants = { publish = ["events/mail.*"] }
+config = { KEY = "v\n'\"", "a b" = "" }
+
+[[rule]]
+name = "first"
+trigger = "all"
+pattern = '{"type": ["a'"]}'
+run = "welcome@1"
+input = '{"x":"<$.data.x>"}'
+ordering_key = "$.data.id"
+on_failure = "skip"
+retry = { max_attempts = 3, base = "2s", cap = "20s", max_age = "1h" }
+rate = { per_second = 5, key = "$.data.t" }
+enabled = false
+
+[[rule]]
+name = "second"
+match_all = true
+publish = "events/copy"
+"#;
+
+/// The tables as they are after the manifest was applied.
+fn tables_of(config: &Config) -> ControlPlane {
+    let functions = config.manifest.functions.values().map(|f| FunctionVersion {
+        function: f.name.clone(),
+        version: 1,
+        digest: vec![7; 32],
+        spec: f.spec.clone(),
+        current: true,
+        created_at: OffsetDateTime::UNIX_EPOCH,
+    });
+    let triggers = config.manifest.triggers.values().map(|t| TriggerRow {
+        name: t.name.clone(),
+        bus: t.bus.clone(),
+        kind: t.spec.kind().to_owned(),
+        spec: t.spec.to_json(),
+        state: "active".to_owned(),
+        error: None,
+    });
+    let rules = config.manifest.rules.iter().map(|r| RuleRow { rule: r.rule.clone(), error: None });
+    ControlPlane {
+        version: 1,
+        functions: functions.collect(),
+        triggers: triggers.collect(),
+        rules: rules.collect(),
+        unreadable: Vec::new(),
+    }
+}
+
+#[test]
+fn an_exported_manifest_reads_as_the_same_rows() {
+    let config = parse(&WHOLE.replace("a'", "a")).expect("the manifest is right");
+    let tables = tables_of(&config);
+    let exported = export(&tables, &config);
+    let again = parse(&exported.text).unwrap_or_else(|e| panic!("{e}\n{}", exported.text));
+    let rows = tables_of(&again);
+    assert_eq!((&rows.triggers, &rows.rules), (&tables.triggers, &tables.rules), "{}", exported.text);
+    assert_eq!(again.manifest.functions["welcome"].spec, config.manifest.functions["welcome"].spec);
+    assert_eq!(again.manifest.functions["welcome"].build, config.manifest.functions["welcome"].build);
+    assert_eq!(again.buses, config.buses);
+    assert!(exported.text.contains("health = \"off\"   # nothing to see"), "connections are kept word for word");
+    assert_eq!(export(&rows, &again), exported, "a second export changes nothing");
+}
+
+#[test]
+fn what_was_applied_needs_no_change() {
+    let config = parse(&WHOLE.replace("a'", "a")).expect("the manifest is right");
+    let digests = BTreeMap::from([("welcome".to_owned(), vec![7; 32])]);
+    let plan = Plan::new(&config.manifest, &digests, &tables_of(&config), true);
+    assert_eq!((plan.changes, plan.unchanged), (Vec::new(), 5));
+}
+
+#[test]
+fn a_plan_names_what_differs_and_keeps_what_it_was_not_asked_to_delete() {
+    let config = parse(&WHOLE.replace("a'", "a")).expect("the manifest is right");
+    let mut tables = tables_of(&config);
+    tables.rules[0].rule.retry.max_attempts = 12;
+    tables.rules[1].rule.name = "unnamed".to_owned();
+    tables.functions[0].spec.limits.fuel = 9;
+    let digests = BTreeMap::from([("welcome".to_owned(), vec![7; 32])]);
+    let plan = Plan::new(&config.manifest, &digests, &tables, false);
+    let shown: Vec<String> = plan
+        .changes
+        .iter()
+        .map(|c| {
+            format!(
+                "{:?} {} {:?} {:?}",
+                c.action,
+                c.name,
+                c.version,
+                c.fields.iter().map(|f| &f.field).collect::<Vec<_>>()
+            )
+        })
+        .collect();
+    let expected = [
+        "Change welcome Some(2) [\"limits.fuel\"]",
+        "Change first None [\"retry.max_attempts\"]",
+        "Create second None [\"match_all\", \"publish\"]",
+        "Keep unnamed None []",
+    ];
+    assert_eq!(shown, expected);
+}

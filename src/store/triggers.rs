@@ -1,0 +1,56 @@
+//! Writes triggers.
+//!
+//! Invariant: writing a trigger's row keeps its state: a paused one stays paused, a gap is not forgotten.
+
+use super::apply::Tx;
+use super::{Store, StoreError};
+
+/// A trigger to be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TriggerWrite {
+    /// Unique.
+    pub name: String,
+    /// The bus.
+    pub bus: String,
+    /// `nats`, `jetstream`, ….
+    pub kind: String,
+    /// What the kind needs.
+    pub spec: serde_json::Value,
+}
+
+impl Store {
+    /// Sets the state of a trigger to `active` or `paused`, and gives the one that it had.
+    ///
+    /// # Errors
+    /// `Missing` when there is no such trigger.
+    pub async fn set_trigger_state(&self, name: &str, state: &str) -> Result<String, StoreError> {
+        let before = sqlx::query_scalar!(
+            "update oncue.triggers t set state = $2 from (select name, state from oncue.triggers where name = $1 for update) b
+             where t.name = b.name returning b.state",
+            name,
+            state
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        before.ok_or_else(|| StoreError::Missing { kind: "trigger", name: name.to_owned() })
+    }
+}
+
+pub(super) async fn write_trigger(tx: &mut Tx, trigger: &TriggerWrite) -> Result<(), StoreError> {
+    sqlx::query!(
+        "insert into oncue.triggers (name, bus, kind, spec) values ($1, $2, $3, $4)
+         on conflict (name) do update set bus = excluded.bus, kind = excluded.kind, spec = excluded.spec, error = null",
+        trigger.name,
+        trigger.bus,
+        trigger.kind,
+        trigger.spec
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+pub(super) async fn delete_trigger(tx: &mut Tx, name: &str) -> Result<(), StoreError> {
+    sqlx::query!("delete from oncue.triggers where name = $1", name).execute(&mut **tx).await?;
+    Ok(())
+}
