@@ -7,7 +7,7 @@ use std::{
     fs,
     net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -58,13 +58,16 @@ pub struct PostgresConfig {
     pub settings: Vec<(String, String)>,
     /// Whether committed data survive a crash of the machine.
     pub durable: bool,
+    /// Where to keep a fresh cluster to copy from: many tests then wait for `initdb` once. Such servers have the same
+    /// system identifier, as after a restored backup.
+    pub template_dir: Option<PathBuf>,
 }
 
 impl PostgresConfig {
     /// A durable server on a free port.
     #[must_use]
     pub fn new(bin_dir: PathBuf, data_dir: PathBuf) -> Self {
-        Self { bin_dir, data_dir, port: None, settings: Vec::new(), durable: true }
+        Self { bin_dir, data_dir, port: None, settings: Vec::new(), durable: true, template_dir: None }
     }
 }
 
@@ -157,36 +160,82 @@ impl Drop for PrivatePostgres {
     }
 }
 
-/// `initdb` beside the final place, then a rename: a run that is killed in between leaves no half of a database.
+/// A new cluster beside the final place, then a rename: a run that is killed in between leaves no half of a database.
 async fn init(config: &PostgresConfig, home: &Home, data: &Path) -> Result<(), ServerError> {
     let unfinished = home.dir().join("data.new");
-    if unfinished.exists() {
-        fs::remove_dir_all(&unfinished).map_err(ServerError::directory("remove", &unfinished))?;
+    let template = config.template_dir.as_ref().map(|dir| dir.join(template_name(config)));
+    remove(&unfinished)?;
+    let copied = match &template {
+        Some(template) if template.exists() => copy(template, &unfinished, Some(home)).await,
+        _ => false,
+    };
+    if !copied {
+        remove(&unfinished)?;
+        initdb(config, home, &unfinished).await?;
+        if let Some(template) = &template {
+            keep_template(&unfinished, template).await;
+        }
     }
+    fs::rename(&unfinished, data).map_err(ServerError::directory("rename to its final name", &unfinished))
+}
+
+fn remove(dir: &Path) -> Result<(), ServerError> {
+    if dir.exists() { fs::remove_dir_all(dir).map_err(ServerError::directory("remove", dir)) } else { Ok(()) }
+}
+
+/// A cluster fits only the version and the build that made it.
+fn template_name(config: &PostgresConfig) -> String {
+    let version = version(config);
+    format!("template-{}", version.replace(|c: char| !c.is_ascii_alphanumeric() && c != '.', "-"))
+}
+
+fn version(config: &PostgresConfig) -> String {
+    let output = Command::new(config.bin_dir.join("postgres")).arg("--version").output();
+    output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
+}
+
+/// Several processes may be the first at the same time: each makes its own copy, one rename wins.
+async fn keep_template(fresh: &Path, template: &Path) {
+    let own = template.with_extension(std::process::id().to_string());
+    let made = template.parent().is_some_and(|dir| fs::create_dir_all(dir).is_ok());
+    if !(made && copy(fresh, &own, None).await && fs::rename(&own, template).is_ok()) {
+        let _ = fs::remove_dir_all(&own);
+    }
+}
+
+/// Whether it worked. The copy belongs to the home's user, or without one to the same user as the original.
+async fn copy(from: &Path, to: &Path, home: Option<&Home>) -> bool {
+    let mut command = Command::new("cp");
+    command.arg("-Rp").arg(from).arg(to);
+    if let Some(home) = home {
+        home.apply(&mut command);
+    }
+    command.stdin(Stdio::null()).stderr(Stdio::null());
+    let status = tokio::process::Command::from(command).kill_on_drop(true).status().await;
+    status.is_ok_and(|status| status.success())
+}
+
+async fn initdb(config: &PostgresConfig, home: &Home, dir: &Path) -> Result<(), ServerError> {
     let program = config.bin_dir.join("initdb");
     let mut command = Command::new(&program);
     command.args(["-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C.UTF-8", "-D"]);
-    command.arg(&unfinished);
+    command.arg(dir);
     home.apply(&mut command);
     let log_start = home.log_to(&mut command)?;
     let failed = |reason: String| ServerError::Start { server: NAME, reason, tail: tail(&home.log(), log_start) };
     let status = tokio::process::Command::from(command).kill_on_drop(true).status().await;
     match status {
-        Ok(status) if status.success() => {}
-        Ok(status) => return Err(failed(format!("initdb failed ({status})"))),
-        Err(error) => {
-            return Err(failed(format!("{} does not run: {error}", program.display())));
-        }
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(failed(format!("initdb failed ({status})"))),
+        Err(error) => Err(failed(format!("{} does not run: {error}", program.display()))),
     }
-    fs::rename(&unfinished, data).map_err(ServerError::directory("rename to its final name", &unfinished))
 }
 
 /// A clearer error than the server's own when the machine got a newer Postgres since the last run.
 fn check_version(config: &PostgresConfig, data: &Path) -> Result<(), ServerError> {
     let made_by = fs::read_to_string(data.join("PG_VERSION"));
     let made_by = made_by.map_err(ServerError::directory("read the version in", data))?;
-    let output = Command::new(config.bin_dir.join("postgres")).arg("--version").output();
-    let runs = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
+    let runs = version(config);
     if runs.contains(&format!(" {}", made_by.trim())) {
         return Ok(());
     }

@@ -19,7 +19,11 @@ const NATS: &str = "ONCUE_TEST_SERVERS_NATS";
 
 /// A temporary directory that other users may enter, because Postgres does not run as root.
 fn scratch() -> tempfile::TempDir {
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    directory(0o755)
+}
+
+fn directory(mode: u32) -> tempfile::TempDir {
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
     tempfile::Builder::new().permissions(mode).tempdir().expect("a temporary directory")
 }
 
@@ -97,6 +101,32 @@ async fn a_postgres_that_does_not_start_shows_its_last_words() {
     config.settings.push(("wal_level".to_owned(), "nonsense".to_owned()));
     let error = PrivatePostgres::start(config).await.expect_err("the setting is refused").to_string();
     assert!(error.contains("nonsense"), "{error}");
+}
+
+#[tokio::test]
+async fn a_template_saves_the_second_initdb() {
+    let dir = scratch();
+    let config = |name: &str| PostgresConfig {
+        template_dir: Some(dir.path().join("templates")),
+        ..postgres_in(&dir.path().join(name))
+    };
+    let identifier = "select system_identifier from pg_control_system()";
+    let first = PrivatePostgres::start(config("first")).await.expect("a server");
+    let second = PrivatePostgres::start(config("second")).await.expect("a server from the template");
+    let identifiers = (query(first.url(), identifier), query(second.url(), identifier));
+    assert!(identifiers.0.is_some() && identifiers.0 == identifiers.1, "{identifiers:?}");
+    assert_eq!(std::fs::read_dir(dir.path().join("templates")).expect("templates").count(), 1);
+}
+
+#[tokio::test]
+async fn a_directory_that_the_server_cannot_enter_is_refused_to_root() {
+    let dir = directory(0o700);
+    let started = PrivatePostgres::start(postgres_in(dir.path())).await;
+    if std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(dir.path()).expect("it exists")) != 0 {
+        return started.expect("an ordinary user enters its own directory").stop().await;
+    }
+    let error = started.expect_err("it is private to root");
+    assert!(matches!(error, ServerError::Directory { .. }), "{error}");
 }
 
 #[tokio::test]
