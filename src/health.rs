@@ -23,13 +23,12 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::telemetry;
+use crate::telemetry::{self, PrometheusHandle};
 
 /// The reactor's heartbeat.
 const BEAT_EVERY: Duration = Duration::from_secs(1);

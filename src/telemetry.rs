@@ -9,8 +9,10 @@ mod logs;
 use std::{sync::OnceLock, time::Duration};
 
 use metrics::{counter, gauge, histogram};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use tokio_util::sync::CancellationToken;
+
+pub use metrics_exporter_prometheus::PrometheusHandle;
 
 pub use logs::{LogConfig, LogError, LogFormat, install_logs};
 
