@@ -73,6 +73,28 @@ pub struct LedgerRow {
     pub settled_at: OffsetDateTime,
 }
 
+/// A place in the ledger in the order of settling.
+#[derive(Clone, Copy, Debug)]
+pub struct LedgerCursor {
+    settled_at: OffsetDateTime,
+    delivery_id: Uuid,
+    attempt: i32,
+}
+
+impl LedgerCursor {
+    /// Before everything that was settled at `moment` or later.
+    #[must_use]
+    pub fn at(moment: OffsetDateTime) -> Self {
+        Self { settled_at: moment, delivery_id: Uuid::nil(), attempt: 0 }
+    }
+
+    /// Right behind `row`.
+    #[must_use]
+    pub fn behind(row: &LedgerRow) -> Self {
+        Self { settled_at: row.settled_at, delivery_id: row.delivery_id, attempt: row.attempt }
+    }
+}
+
 /// A delivery that waits for another try.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ParkedState {
@@ -172,14 +194,14 @@ impl Store {
         .await?)
     }
 
-    /// At most `limit` attempts that were settled after `after`, in the order of their settling. A transaction that
-    /// began earlier may commit later: whoever follows asks again for the last seconds and leaves out what it has seen.
+    /// At most `limit` attempts behind `cursor`, in the order of their settling. A transaction that began earlier may
+    /// commit later: whoever follows asks again for the last seconds and leaves out what it has seen.
     ///
     /// # Errors
     /// Those of the database.
     pub async fn ledger_after(
         &self,
-        after: OffsetDateTime,
+        cursor: LedgerCursor,
         filter: &EventFilter,
         limit: i64,
     ) -> Result<Vec<LedgerRow>, StoreError> {
@@ -188,12 +210,14 @@ impl Store {
             "select delivery_id, attempt, event_id, event_type, event_source, trigger, rule, function, version, outcome,
                     settlement, error, started_at, micros, fuel, peak_memory, outputs, cause, node, settled_at
              from oncue.ledger
-             where settled_at > $1
-               and ($2::text is null or event_type = $2) and ($3::text is null or trigger = $3)
-               and ($4::text is null or rule = $4) and ($5::text is null or function = $5)
-               and ($6::text is null or outcome = $6)
-             order by settled_at, delivery_id, attempt limit $7",
-            after,
+             where settled_at >= $1 and (settled_at, delivery_id, attempt) > ($1, $2, $3)
+               and ($4::text is null or event_type = $4) and ($5::text is null or trigger = $5)
+               and ($6::text is null or rule = $6) and ($7::text is null or function = $7)
+               and ($8::text is null or outcome = $8)
+             order by settled_at, delivery_id, attempt limit $9",
+            cursor.settled_at,
+            cursor.delivery_id,
+            cursor.attempt,
             filter.event_type.as_deref(),
             filter.trigger.as_deref(),
             filter.rule.as_deref(),
