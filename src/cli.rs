@@ -29,6 +29,7 @@ mod plan;
 mod publish;
 mod report;
 mod rule;
+mod sample;
 mod serve;
 mod trigger;
 mod usage;

@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 
 use crate::config::{Config, Environment};
+use crate::node::NodeConfig;
 use crate::runtime::RuntimeConfig;
+use crate::settle;
 use crate::store::{self, Store};
 
 use super::Global;
@@ -66,6 +68,14 @@ impl Context {
         )
     }
 
+    /// What a node needs to know, from the configuration.
+    ///
+    /// # Errors
+    /// A broken manifest, or no address of a database.
+    pub fn node_config(&self) -> anyhow::Result<NodeConfig> {
+        Ok(node_config(self.config()?, self.database()?))
+    }
+
     /// How components are loaded and run by a command: compiled ones are kept where the node keeps them.
     ///
     /// # Errors
@@ -85,5 +95,33 @@ impl Context {
     pub fn store(&self) -> anyhow::Result<Store> {
         let config = store::Config { connections: CONNECTIONS, ..store::Config::new(self.database()?) };
         Ok(Store::connect_lazy(&config)?)
+    }
+}
+
+/// What a node needs to know: `config` with the database at `url`.
+#[must_use]
+pub fn node_config(config: &Config, url: &str) -> NodeConfig {
+    let node = &config.node;
+    NodeConfig {
+        name: node.name.clone(),
+        store: store::Config { connections: node.connections, ..store::Config::new(url) },
+        buses: config.buses.clone(),
+        runtime: RuntimeConfig {
+            cache_dir: node.cache_dir.clone(),
+            slots: node.concurrency,
+            ..RuntimeConfig::default()
+        },
+        concurrency: node.concurrency,
+        budget_events: node.budget_events,
+        budget_bytes: node.budget_bytes,
+        settle: settle::Config {
+            group_count: node.settle_count,
+            group_bytes: node.settle_bytes,
+            group_wait: node.settle_wait,
+        },
+        health: node.health,
+        drain: node.drain,
+        limits: node.limits,
+        retention: node.retention,
     }
 }

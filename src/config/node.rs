@@ -73,8 +73,8 @@ impl NodeSettings {
     #[must_use]
     pub fn new(environment: &Environment) -> Self {
         let database = environment.get("ONCUE_DATABASE_URL").or_else(|| environment.get("DATABASE_URL"));
-        Self {
-            name: default_name(environment),
+        let settings = Self {
+            name: String::new(),
             database: database.map(str::to_owned),
             connections: 12,
             health: Some(SocketAddr::from(([127, 0, 0, 1], 9_321))),
@@ -90,16 +90,15 @@ impl NodeSettings {
             cache_dir: None,
             log_format: LogFormat::Text,
             log_filter: environment.get("RUST_LOG").unwrap_or("info").to_owned(),
-        }
+        };
+        let name = settings.default_name(environment);
+        Self { name, ..settings }
     }
 
     /// Reads `[node]`; relative paths are below `base`.
     pub(super) fn read(node: &Node, environment: &Environment, base: &Path) -> Result<Self, ConfigError> {
         let section = Section::open(node, "node", KEYS)?;
         let mut settings = Self::new(environment);
-        if let Some(field) = section.get("name") {
-            settings.name = field.word()?.to_owned();
-        }
         if let Some(field) = section.get("database") {
             settings.database = Some(database(&field)?);
         }
@@ -129,7 +128,25 @@ impl NodeSettings {
             }
         }
         settings.read_bounds(&section)?;
+        settings.name = match section.get("name") {
+            Some(field) => field.word()?.to_owned(),
+            None => settings.default_name(environment),
+        };
         Ok(settings)
+    }
+
+    /// The host and the port of health: the same after a restart, and different for two nodes of one host, because
+    /// only one of them gets the port.
+    fn default_name(&self, environment: &Environment) -> String {
+        let from_file = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+        let host = environment.get("HOSTNAME").map(str::to_owned).or_else(from_file).unwrap_or_default();
+        let host: String =
+            host.trim().chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.')).collect();
+        let host = if host.is_empty() { "node" } else { &host };
+        match self.health {
+            Some(address) if address.port() > 0 => format!("{host}-{}", address.port()),
+            _ => format!("{host}-{}", std::process::id()),
+        }
     }
 
     fn read_bounds(&mut self, section: &Section<'_>) -> Result<(), ConfigError> {
@@ -190,13 +207,4 @@ fn log_format(field: &Field<'_>) -> Result<LogFormat, ConfigError> {
         "json" => Ok(LogFormat::Json),
         other => Err(field.error(format!("{other:?} is no format of logs"), "it is \"text\" or \"json\"")),
     }
-}
-
-/// The host's name, so that it is the same after a restart; two nodes on one host need `name`, and `serve` adds it.
-fn default_name(environment: &Environment) -> String {
-    let from_file = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
-    let host = environment.get("HOSTNAME").map(str::to_owned).or_else(from_file).unwrap_or_default();
-    let host: String = host.trim().chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.')).collect();
-    let host = if host.is_empty() { "node" } else { &host };
-    format!("{host}-{}", std::process::id())
 }

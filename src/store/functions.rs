@@ -3,6 +3,8 @@
 //! Invariant: a version is never changed: a deployment adds one or finds that the same is there. A function and its
 //! first version come and go together.
 
+use std::collections::BTreeMap;
+
 use sqlx::types::time::OffsetDateTime;
 use sqlx::types::{Json, Uuid};
 
@@ -58,7 +60,22 @@ impl Store {
         Ok(tx.commit().await?)
     }
 
-    /// What `function` logged since `since`, newest first; of `delivery` only, if one is named.
+    /// Bytes of the components of `function`, by version.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn component_sizes(&self, function: &str) -> Result<BTreeMap<u32, i64>, StoreError> {
+        let rows = sqlx::query!(
+            r#"select v.version, length(c.bytes)::bigint as "bytes!"
+               from oncue.function_versions v join oncue.components c using (digest) where v.function = $1"#,
+            function
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows.into_iter().map(|row| (row.version.unsigned_abs(), row.bytes)).collect())
+    }
+
+    /// What `function` logged since `since`, the newest `limit` attempts, newest first.
     ///
     /// # Errors
     /// Those of the database.
