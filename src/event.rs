@@ -101,7 +101,10 @@ impl Event {
     /// Bytes that the event holds, for the budget: payload and attributes.
     #[must_use]
     pub fn size(&self) -> usize {
-        let extensions: usize = self.extensions.iter().map(|(n, _)| n.len() + 32).sum();
-        self.data.len() + self.id.len() + self.source.len() + self.ty.len() + extensions + 128
+        let value = |v: &AttributeValue| if let AttributeValue::String(text) = v { text.len() } else { 4 };
+        let extensions: usize = self.extensions.iter().map(|(n, v)| n.len() + value(v)).sum();
+        let optional: usize =
+            [&self.subject, &self.datacontenttype, &self.dataschema].into_iter().flatten().map(String::len).sum();
+        self.data.len() + self.id.len() + self.source.len() + self.ty.len() + extensions + optional + size_of::<Self>()
     }
 }

@@ -13,7 +13,7 @@ use async_nats::jetstream::message::PublishMessage;
 use crate::bus::Publishing;
 use crate::bus::nats::NatsBus;
 use crate::delivery::DeliveryId;
-use crate::event::codec;
+use crate::event::codec::{self, DecodeError};
 use crate::event::{AttributeValue, CAUSE, Event, HOPS, TRACEPARENT};
 
 /// How long one publish may take, acknowledgement included.
@@ -67,9 +67,17 @@ pub struct Output {
 }
 
 impl Output {
-    /// The `index`th output of `delivery`, which was caused by `parent`.
-    #[must_use]
-    pub fn new(delivery: DeliveryId, index: usize, parent: &Event, target: (String, String), mut event: Event) -> Self {
+    /// The `index`th output of `delivery`, which was caused by `parent`, to `target`: a bus and a subject.
+    ///
+    /// # Errors
+    /// The event breaks a rule of CloudEvents, or it went through too many functions and rules.
+    pub fn new(
+        delivery: DeliveryId,
+        index: usize,
+        parent: &Event,
+        target: (String, String),
+        mut event: Event,
+    ) -> Result<Self, DecodeError> {
         let message_id = delivery.output_id(index);
         if event.id.is_empty() {
             event.id.clone_from(&message_id);
@@ -81,8 +89,9 @@ impl Output {
         {
             event.set_extension(TRACEPARENT, trace.clone());
         }
+        codec::check(&event)?;
         let (bus, subject) = target;
-        Self { bus, subject, event, message_id }
+        Ok(Self { bus, subject, event, message_id })
     }
 }
 

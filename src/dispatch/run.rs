@@ -106,7 +106,7 @@ impl Delivery {
 
     /// A delivery that was parked. It runs the version that it was matched with, by the rule's present policy.
     pub(super) fn claimed(claim: &Claim, rules: &RuleSet, ticket: Ticket) -> Result<Self, NotRunnable> {
-        let decoded = codec::from_structured(&claim.event, &codec::Limits { max_bytes: usize::MAX, ..codec::Limits::default() });
+        let decoded = codec::from_structured(&claim.event, &codec::Limits::STORED);
         let subject = |event: Option<&Event>| Subject {
             id: claim.id,
             trigger: claim.trigger.clone(),
@@ -321,11 +321,13 @@ impl Inner {
         let (started_at, began) = (OffsetDateTime::now_utc(), Instant::now());
         let target = (bus.to_owned(), subject.to_owned());
         let output = Output::new(delivery.subject.id, 0, &delivery.event, target, Event::clone(&delivery.event));
-        let outcome = match self.outputs.publish(std::slice::from_ref(&output)).await {
-            Ok(()) => Outcome::Ok(Vec::new()),
-            Err(error) => Outcome::Output(error.to_string()),
+        let (outcome, outputs) = match output {
+            Ok(output) => match self.outputs.publish(std::slice::from_ref(&output)).await {
+                Ok(()) => (Outcome::Ok(Vec::new()), vec![output]),
+                Err(error) => (Outcome::Output(error.to_string()), Vec::new()),
+            },
+            Err(error) => (Outcome::Denied(error.to_string()), Vec::new()),
         };
-        let outputs = if matches!(outcome, Outcome::Ok(_)) { vec![output] } else { Vec::new() };
         let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         (Report { started_at, micros, ..broken(outcome) }, outputs)
     }
@@ -408,7 +410,7 @@ fn address(delivery: &Delivery, version: &Version, events: Vec<Event>) -> Result
             format!("publishing \"{0}\" is not granted: add \"BUS/{0}\" to grants.publish", event.ty)
         })?;
         let target = (bus.to_owned(), event.ty.clone());
-        Ok(Output::new(delivery.subject.id, index, &delivery.event, target, event))
+        Output::new(delivery.subject.id, index, &delivery.event, target, event).map_err(|error| error.to_string())
     };
     events.into_iter().enumerate().map(route).collect()
 }

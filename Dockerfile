@@ -1,0 +1,15 @@
+# The image of `oncue`: one binary. Built and run by docker-compose.yml; not run by the project's own tests.
+FROM rust:1.95-bookworm AS build
+WORKDIR /src
+COPY . .
+ENV SQLX_OFFLINE=true
+RUN cargo build --release --locked --bin oncue
+
+FROM debian:12-slim
+RUN useradd --system --create-home --home-dir /var/lib/oncue oncue \
+    && apt-get update && apt-get install -y --no-install-recommends ca-certificates && rm -rf /var/lib/apt/lists/*
+COPY --from=build /src/target/release/oncue /usr/local/bin/oncue
+USER oncue
+WORKDIR /var/lib/oncue
+ENTRYPOINT ["oncue"]
+CMD ["serve"]
