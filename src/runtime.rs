@@ -60,6 +60,9 @@ pub struct RuntimeConfig {
     pub memory_ceiling: u64,
     /// Let the kernel say which pages a call touched (Linux 6.7). Never used while the host has swap.
     pub pagemap_scan: bool,
+    /// Check memory accesses in code instead of by guard pages: for nodes with many cores whose functions grow their
+    /// memory in every call. Guests that work on memory get a quarter slower.
+    pub explicit_bounds_checks: bool,
 }
 
 impl Default for RuntimeConfig {
@@ -73,6 +76,7 @@ impl Default for RuntimeConfig {
             compile_timeout: Duration::from_secs(120),
             memory_ceiling: 256 << 20,
             pagemap_scan: true,
+            explicit_bounds_checks: false,
         }
     }
 }
@@ -244,7 +248,19 @@ impl Runtime {
         self.0.slots
     }
 
+    /// The compiled form, the digest, and whether it came from the cache. What is in the cache waits for no compilation.
     async fn compiled(&self, bytes: Bytes) -> Result<(Component, [u8; 32], bool), LoadError> {
+        let (inner, content) = (Arc::clone(&self.0), bytes.clone());
+        let looked_up = tokio::task::spawn_blocking(move || inner.look_up(&content)).await;
+        let (digest, found) =
+            looked_up.map_err(|error| LoadError::Compile(format!("cannot read the cache: {error}")))?;
+        match found {
+            Some(component) => Ok((component, digest, true)),
+            None => Ok((self.compile(bytes, digest).await?, digest, false)),
+        }
+    }
+
+    async fn compile(&self, bytes: Bytes, digest: [u8; 32]) -> Result<Component, LoadError> {
         let inner = Arc::clone(&self.0);
         let timeout = inner.config.compile_timeout;
         let late = || LoadError::CompileTimeout { seconds: timeout.as_secs() };
@@ -254,7 +270,7 @@ impl Runtime {
         // ends, so that any number of such components take no more than `COMPILATIONS` cores.
         let work = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            inner.compile(&bytes)
+            inner.compile(&bytes, &digest)
         });
         let done = tokio::time::timeout(timeout, work).await.map_err(|_| late())?;
         done.map_err(|error| LoadError::Compile(format!("the compiler failed: {error}")))?
@@ -262,16 +278,17 @@ impl Runtime {
 }
 
 impl Inner {
-    fn compile(&self, bytes: &[u8]) -> Result<(Component, [u8; 32], bool), LoadError> {
+    fn look_up(&self, bytes: &[u8]) -> ([u8; 32], Option<Component>) {
         let digest = digest(bytes);
-        if let Some(component) = self.cache.as_ref().and_then(|cache| cache.get(&self.engine, &digest)) {
-            return Ok((component, digest, true));
-        }
+        (digest, self.cache.as_ref().and_then(|cache| cache.get(&self.engine, &digest)))
+    }
+
+    fn compile(&self, bytes: &[u8], digest: &[u8; 32]) -> Result<Component, LoadError> {
         let component = component::compile(&self.engine, bytes)?;
         if let Some(cache) = &self.cache {
-            cache.put(&digest, &component);
+            cache.put(digest, &component);
         }
-        Ok((component, digest, false))
+        Ok(component)
     }
 }
 

@@ -21,6 +21,10 @@ use crate::function::Limits;
 
 /// Bytes of a function's own words that are kept (CONTRACT: error texts are at most 4 KiB, escaped).
 const MESSAGE_BYTES: usize = 4 << 10;
+/// Longest time of a call, whatever its limit says, so that no sum of times overflows.
+const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// Longest delay that a function can ask for: far above the age at which a delivery is given up.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Frames of a trap that the outcome names.
 const FRAMES_SHOWN: usize = 3;
 /// What one host call may hand over beside the call's output limit: a log line, a key, attributes.
@@ -40,7 +44,7 @@ pub(super) async fn run(function: &LoadedFunction, event: &Event, context: &Call
     let started_at = OffsetDateTime::now_utc();
     let start = Instant::now();
     let limits = &function.spec.limits;
-    let deadline = start + limits.timeout();
+    let deadline = start + limits.timeout().min(TIMEOUT_MAX);
     let memory = limits.memory_bytes.min(ceiling);
     let mut store = store(function.pre.engine(), HostState::new(&function.spec, context, memory, deadline), limits);
     // The timer is only registered when the call waits for something, so that a plain call does not pay for it.
@@ -172,7 +176,8 @@ fn refusal(error: wit::Error) -> Outcome {
     match error {
         wit::Error::Retry(message) => Outcome::Retry { after: None, message: bounded(&message) },
         wit::Error::RetryAfter((millis, message)) => {
-            Outcome::Retry { after: Some(Duration::from_millis(millis)), message: bounded(&message) }
+            let after = Duration::from_millis(millis).min(RETRY_AFTER_MAX);
+            Outcome::Retry { after: Some(after), message: bounded(&message) }
         }
         wit::Error::Reject(message) => Outcome::Reject(bounded(&message)),
     }

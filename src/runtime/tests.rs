@@ -403,6 +403,23 @@ async fn the_cache_keeps_its_limit() {
 }
 
 #[tokio::test]
+async fn a_call_that_is_dropped_gives_its_slot_back() {
+    let runtime = Runtime::new(RuntimeConfig { slots: 1, ..RuntimeConfig::default() }).expect("starts");
+    let spec = limited(|spec| spec.limits.fuel = u64::MAX);
+    let endless = runtime.load("endless", function("(loop $l (br $l)) unreachable"), &spec).await.expect("loads");
+    let (event, context) = (event(), context());
+    for _ in 0..5 {
+        // The first yield of the guest lets the other branch end, and that drops the call.
+        tokio::select! {
+            biased;
+            report = runtime.invoke(&endless, &event, &context) => panic!("{report:?}"),
+            () = tokio::task::yield_now() => {}
+        }
+        assert_eq!(runtime.in_use(), 0);
+    }
+}
+
+#[tokio::test]
 async fn more_calls_than_slots_wait() {
     let runtime = Runtime::new(RuntimeConfig { slots: 2, ..RuntimeConfig::default() }).expect("starts");
     let function = runtime.load("welcome", function(OK), &spec()).await.expect("loads");
@@ -414,9 +431,18 @@ async fn more_calls_than_slots_wait() {
 }
 
 #[tokio::test]
+async fn a_compilation_that_is_too_late_is_refused() {
+    let config = RuntimeConfig { slots: 2, compile_timeout: Duration::ZERO, ..RuntimeConfig::default() };
+    let error = Runtime::new(config).expect("starts").load("slow", function(OK), &spec()).await.expect_err("too late");
+    assert!(matches!(error, LoadError::CompileTimeout { .. }), "{error}");
+}
+
+#[tokio::test]
 async fn smaller_profiles_run_the_same() {
-    for profile in [super::engine::Profile::Compact, super::engine::Profile::OnDemand] {
-        let config = RuntimeConfig::default();
+    use super::engine::Profile;
+    let profiles = [Profile::Full, Profile::Compact, Profile::OnDemand];
+    for (profile, explicit_bounds_checks) in profiles.into_iter().flat_map(|p| [(p, false), (p, true)]) {
+        let config = RuntimeConfig { slots: 8, explicit_bounds_checks, ..RuntimeConfig::default() };
         let engine = super::engine::with_profile(&config, profile).expect("starts");
         let mut linker = wasmtime::component::Linker::new(&engine);
         super::host::link(&mut linker).expect("links");
