@@ -33,7 +33,7 @@ use crate::telemetry;
 
 use self::functions::Functions;
 use self::lanes::Lanes;
-pub use self::observe::{Observer, Seen};
+pub use self::observe::{Observer, Seen, SeenAttempt};
 use self::rates::Rates;
 use self::run::Delivery;
 use self::ticket::Ticket;
@@ -210,7 +210,7 @@ impl Dispatcher {
             Ok(delivery) => self.start(delivery),
             Err(run::NotRunnable::RuleHeld) => {
                 let pause = Duration::from_secs(15);
-                if let Err(error) = self.inner.store.release_claim(&claim, pause).await {
+                if let Err(error) = self.inner.store.release_claim(claim.id, claim.token, pause).await {
                     tracing::warn!(delivery = %claim.id, %error, "a claim could not be given back; its lease will end");
                 }
             }

@@ -135,9 +135,8 @@ impl Store {
         let pool = PgPoolOptions::new()
             .max_connections(config.connections)
             .acquire_timeout(Duration::from_secs(5))
-            // An idle connection that the network forgot is found out by its next use; asking before every use costs
-            // a round trip on the settling path.
-            .test_before_acquire(false)
+            // A round trip for each use, so that a restart of the server costs no failed transaction for each connection.
+            .test_before_acquire(true)
             .connect_lazy_with(options);
         Ok(Self { pool })
     }

@@ -49,7 +49,9 @@ impl Budget {
         let first = Arc::clone(&self.events).acquire_owned().await;
         let mut first = first.expect("the semaphore is never closed");
         let more = (events.max(1) - 1).min(u32::try_from(self.events.available_permits()).unwrap_or(u32::MAX));
-        if more > 0 && let Ok(rest) = Arc::clone(&self.events).try_acquire_many_owned(more) {
+        if more > 0
+            && let Ok(rest) = Arc::clone(&self.events).try_acquire_many_owned(more)
+        {
             first.merge(rest);
         }
         Credit { events: Some(first), bytes: Some(bytes.expect("the semaphore is never closed")) }

@@ -3,53 +3,34 @@
 //! Invariant: `run` returns after its record was committed, or with `Abandoned` and the ticket unreleased. Permits are
 //! held only while a function runs, never while its outcome is settled.
 
+mod delivery;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
-use uuid::Uuid;
 
 use crate::delivery::{DeliveryId, History, Outcome, Report, Settlement, settle};
-use crate::event::{AttributeValue, CAUSE, Event, codec};
+use crate::event::{Event, codec};
 use crate::outputs::Output;
-use crate::rules::{CompiledRule, Planned, RuleSet, Target};
+use crate::rules::Target;
 use crate::runtime::CallContext;
 use crate::settle::Settled;
-use crate::store::parked::Claim;
-use crate::store::settle::{AttemptRow, Next, Record, Subject};
+use crate::store::settle::{AttemptRow, Next, Record};
 use crate::telemetry;
 
+use super::Inner;
 use super::functions::Version;
-use super::lanes::LaneKey;
 use super::observe::{Seen, SeenAttempt};
-use super::ticket::Ticket;
-use super::{Inner, holding_key, target_name};
+
+pub(super) use self::delivery::{Delivery, NotRunnable};
 
 /// A message that its source has sent this often without ever being settled may be what kills nodes: it is parked
 /// first, and claimed alone.
 const SUSPECT_AFTER: u32 = 3;
 
-/// Process deaths after which a delivery is a dead letter.
-const DEATHS_MAX: u32 = 3;
-
 /// How long after its start a delivery may be tried again without being parked.
 const INLINE_BUDGET: Duration = Duration::from_secs(1);
-
-/// A delivery on its way.
-#[derive(Debug)]
-pub(super) struct Delivery {
-    subject: Subject,
-    rule: Arc<CompiledRule>,
-    event: Arc<Event>,
-    ordering_key: Option<String>,
-    rate_key: Option<String>,
-    attempts_before: u32,
-    age_before: Duration,
-    sent: u32,
-    /// The token of its claim, when it was parked.
-    pub(super) claim: Option<Uuid>,
-    ticket: Ticket,
-}
 
 /// How a delivery left the dispatcher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,111 +39,6 @@ pub(super) enum Ended {
     Parked,
     /// The node quit before it was settled.
     Abandoned,
-}
-
-/// Why a claim cannot run.
-#[derive(Debug)]
-pub(super) enum NotRunnable {
-    /// Its rule is there and does not compile, or is not loaded yet: later.
-    RuleHeld,
-    /// It is settled without a run.
-    Settle(Box<Record>),
-}
-
-fn cause(event: &Event) -> Option<Uuid> {
-    match event.extension(CAUSE)? {
-        AttributeValue::String(text) => Uuid::parse_str(text).ok(),
-        _ => None,
-    }
-}
-
-impl Delivery {
-    /// A delivery that a source sent.
-    pub(super) fn first(
-        id: DeliveryId,
-        trigger: &str,
-        planned: Planned,
-        transport_key: Vec<u8>,
-        sent: u32,
-        ticket: Ticket,
-    ) -> Self {
-        let subject = Subject {
-            id,
-            trigger: trigger.to_owned(),
-            rule: planned.rule.rule.name.clone(),
-            function: target_name(&planned),
-            event_id: planned.event.id.clone(),
-            event_type: planned.event.ty.clone(),
-            event_source: planned.event.source.clone(),
-            cause: cause(&planned.event),
-            transport_key,
-            generation: 0,
-            ordering_key: holding_key(&planned),
-        };
-        let Planned { rule, event, ordering_key, rate_key } = planned;
-        let (attempts_before, age_before, claim) = (0, Duration::ZERO, None);
-        Self { subject, rule, event, ordering_key, rate_key, attempts_before, age_before, sent, claim, ticket }
-    }
-
-    /// A delivery that was parked. It runs the version that it was matched with, by the rule's present policy.
-    pub(super) fn claimed(claim: &Claim, rules: &RuleSet, ticket: Ticket) -> Result<Self, NotRunnable> {
-        let decoded = codec::from_structured(&claim.event, &codec::Limits::STORED);
-        let subject = |event: Option<&Event>| Subject {
-            id: claim.id,
-            trigger: claim.trigger.clone(),
-            rule: claim.rule.clone(),
-            function: claim.function.clone(),
-            event_id: event.map_or_else(String::new, |e| e.id.clone()),
-            event_type: event.map_or_else(String::new, |e| e.ty.clone()),
-            event_source: event.map_or_else(String::new, |e| e.source.clone()),
-            cause: event.and_then(cause),
-            transport_key: claim.transport_key.clone(),
-            generation: claim.generation,
-            ordering_key: claim.ordering_key.clone(),
-        };
-        let settled = |next, event| {
-            let attempts = Vec::new();
-            let record = Record { subject: subject(event), attempts, claim: Some(claim.token), attempts_total: claim.attempts, next };
-            NotRunnable::Settle(Box::new(record))
-        };
-        let dead = |class, error: String| Next::Dead { class, error, event: claim.event.clone(), digest: None };
-        let event = decoded.map_err(|error| settled(dead("unreadable", error.to_string()), None))?;
-        if claim.deaths >= DEATHS_MAX {
-            let error = format!("{} processes died while it ran", claim.deaths);
-            return Err(settled(dead("crash", error), Some(&event)));
-        }
-        if !claim.rule_exists {
-            return Err(settled(Next::Void, Some(&event)));
-        }
-        let rule = rules.rule(&claim.rule).cloned().ok_or(NotRunnable::RuleHeld)?;
-        Ok(Self {
-            subject: subject(Some(&event)),
-            rule,
-            event: Arc::new(event),
-            ordering_key: claim.ordering_key.clone(),
-            rate_key: None,
-            attempts_before: claim.attempts,
-            age_before: claim.age,
-            sent: 1,
-            claim: Some(claim.token),
-            ticket,
-        })
-    }
-
-    /// The lane that it runs in; none for an unordered one.
-    pub(super) fn lane(&self) -> Option<LaneKey> {
-        self.ordering_key.as_ref().map(|key| (self.subject.rule.clone(), key.clone()))
-    }
-
-    /// Whether it waits behind a parked one of its key.
-    pub(super) fn holds_key(&self) -> bool {
-        self.subject.ordering_key.is_some()
-    }
-
-    fn park(&self, class: &'static str, error: Option<String>, after: Duration, suspect: bool) -> Next {
-        let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
-        Next::Park { after_ms, class, error, event: codec::to_structured(&self.event), suspect }
-    }
 }
 
 impl Inner {
@@ -183,8 +59,21 @@ impl Inner {
                 None => return Ended::Abandoned,
             }
         }
-        let (attempts, next) = self.attempts(&delivery).await;
-        self.settle(delivery, attempts, next).await
+        match self.attempts(&delivery).await {
+            Some((attempts, next)) => self.settle(delivery, attempts, next).await,
+            None => self.abandon(delivery).await,
+        }
+    }
+
+    /// Leaves a delivery that had not begun when the node was told to stop: its source, or another node, runs it.
+    async fn abandon(&self, delivery: Delivery) -> Ended {
+        if let Some(token) = delivery.claim {
+            self.lanes.unclaimed(token);
+            if let Err(error) = self.store.release_claim(delivery.id(), token, Duration::ZERO).await {
+                tracing::debug!(%error, "a claim could not be given back; its lease will end");
+            }
+        }
+        Ended::Abandoned
     }
 
     /// Parks `delivery` behind an earlier one of its key, unrun.
@@ -220,13 +109,19 @@ impl Inner {
         }
     }
 
-    async fn attempts(&self, delivery: &Delivery) -> (Vec<AttemptRow>, Next) {
+    /// Tries until there is something to settle; none when the node stops before the first try began.
+    async fn attempts(&self, delivery: &Delivery) -> Option<(Vec<AttemptRow>, Next)> {
         let began = Instant::now();
         let mut rows = Vec::with_capacity(1);
         loop {
             let inline = u32::try_from(rows.len()).unwrap_or(u32::MAX) + 1;
             let attempt = delivery.attempts_before + inline;
-            let (report, outputs) = self.attempt(delivery, attempt).await;
+            let Some((report, outputs)) = self.attempt(delivery, attempt).await else {
+                let last = rows.last_mut()?;
+                // A try failed and the node stops before the next: what is due later is tried elsewhere.
+                AttemptRow::park(last);
+                return Some((rows, delivery.park("stopped", None, Duration::ZERO, false)));
+            };
             let history = History {
                 attempts: attempt,
                 inline,
@@ -249,12 +144,12 @@ impl Inner {
                     digest: self.version(delivery).map(|v| v.digest.clone()),
                 },
             };
-            return (rows, next);
+            return Some((rows, next));
         }
     }
 
     async fn settle(&self, delivery: Delivery, attempts: Vec<AttemptRow>, next: Next) -> Ended {
-        let Delivery { subject, claim, ticket, attempts_before, .. } = delivery;
+        let Delivery { subject, claim, suspect, ticket, attempts_before, .. } = delivery;
         let attempts_total = attempts_before + u32::try_from(attempts.len()).unwrap_or(u32::MAX);
         let due = match &next {
             Next::Park { after_ms, .. } => Some(Duration::from_millis(*after_ms)),
@@ -265,7 +160,8 @@ impl Inner {
             Next::Dead { class, .. } => Some(*class),
             _ => None,
         };
-        let held_key = subject.ordering_key.is_some();
+        // What waits until this one has ended: later ones of its key, and the next suspect.
+        let next_waits = claim.is_some() && (subject.ordering_key.is_some() || suspect);
         let settled = self.settler.settle(Record { subject, attempts, claim, attempts_total, next }).await;
         if let Some(token) = claim {
             self.lanes.unclaimed(token);
@@ -280,9 +176,11 @@ impl Inner {
         if let Some(class) = class {
             telemetry::dead_letter(&rule, class);
         }
-        // What was held behind this delivery is due now; a parked one is due later.
-        if due.is_some() || (claim.is_some() && held_key) {
-            self.due_in(due.unwrap_or_default());
+        if next_waits {
+            self.due_in(Duration::ZERO);
+        }
+        if let Some(due) = due {
+            self.due_in(due);
         }
         if due.is_some() { Ended::Parked } else { Ended::Settled }
     }
@@ -303,17 +201,29 @@ impl Inner {
         self.functions.version(name, *version)
     }
 
-    async fn attempt(&self, delivery: &Delivery, attempt: u32) -> (Report, Vec<Output>) {
+    /// One try; none when the node stops before it began.
+    async fn attempt(&self, delivery: &Delivery, attempt: u32) -> Option<(Report, Vec<Output>)> {
         if let Some(rate) = &delivery.rule.rule.rate {
-            self.rates.wait(&delivery.subject.rule, rate, delivery.rate_key.as_deref()).await;
+            let turn = self.rates.wait(&delivery.subject.rule, rate, delivery.rate_key.as_deref());
+            self.unless_stopped(turn).await?;
         }
-        match (&delivery.subject.function, &delivery.rule.rule.target) {
-            (Some((name, version)), _) => self.invoke(delivery, attempt, name, *version).await,
+        let done = match (&delivery.subject.function, &delivery.rule.rule.target) {
+            (Some((name, version)), _) => return self.invoke(delivery, attempt, name, *version).await,
             (None, Target::Publish { bus, subject }) => self.forward(delivery, bus, subject).await,
             (None, Target::Run { function, .. }) => {
                 let text = format!("the rule runs \"{function}\" now, but the delivery was parked to be published");
                 (broken(Outcome::Denied(text)), Vec::new())
             }
+        };
+        Some(done)
+    }
+
+    async fn unless_stopped<T>(&self, turn: impl Future<Output = T>) -> Option<T> {
+        let stop = self.drain.token().stop_reading;
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => None,
+            turn = turn => Some(turn),
         }
     }
 
@@ -332,14 +242,21 @@ impl Inner {
         (Report { started_at, micros, ..broken(outcome) }, outputs)
     }
 
-    async fn invoke(&self, delivery: &Delivery, attempt: u32, name: &str, version: u32) -> (Report, Vec<Output>) {
+    async fn invoke(
+        &self,
+        delivery: &Delivery,
+        attempt: u32,
+        name: &str,
+        version: u32,
+    ) -> Option<(Report, Vec<Output>)> {
         let Some(entry) = self.functions.version(name, version) else {
-            let text = format!("function {name}@{version} is not there: `oncue function show {name}` lists its versions");
-            return (broken(Outcome::Broken(text)), Vec::new());
+            let text =
+                format!("function {name}@{version} is not there: `oncue function show {name}` lists its versions");
+            return Some((broken(Outcome::Broken(text)), Vec::new()));
         };
-        let loaded = match self.functions.load(&entry).await {
+        let loaded = match self.unless_stopped(self.functions.load(&entry)).await? {
             Ok(loaded) => loaded,
-            Err(error) => return (broken(Outcome::Broken(error)), Vec::new()),
+            Err(error) => return Some((broken(Outcome::Broken(error)), Vec::new())),
         };
         let context = CallContext {
             delivery_id: delivery.subject.id.to_string(),
@@ -351,24 +268,29 @@ impl Inner {
         };
         let mut report = {
             // The function's permit first: a slow function's queue must not take the node's permits.
-            let _function = entry.permits.acquire().await;
-            let _node = self.permits.acquire().await;
+            let _function = self.unless_stopped(entry.permits.acquire()).await?;
+            let _node = self.unless_stopped(self.permits.acquire()).await?;
             self.functions.runtime().invoke(&loaded, &delivery.event, &context).await
         };
         telemetry::ran(name, report.outcome.class(), Duration::from_micros(report.micros), report.fuel);
-        let outputs = match &mut report.outcome {
-            Outcome::Ok(events) => address(delivery, &entry, std::mem::take(events)),
-            _ => return (report, Vec::new()),
-        };
-        let published = match &outputs {
-            Ok(outputs) if outputs.is_empty() => Ok(()),
-            Ok(outputs) => self.outputs.publish(outputs).await.map_err(|e| Outcome::Output(e.to_string())),
-            Err(text) => Err(Outcome::Denied(text.clone())),
-        };
-        match published {
-            Ok(()) => (report, outputs.unwrap_or_default()),
-            Err(outcome) => (Report { outcome, ..report }, Vec::new()),
+        let Outcome::Ok(events) = &mut report.outcome else { return Some((report, Vec::new())) };
+        match self.publish(delivery, &entry, std::mem::take(events)).await {
+            Ok(outputs) => Some((report, outputs)),
+            Err(outcome) => Some((Report { outcome, ..report }, Vec::new())),
         }
+    }
+
+    async fn publish(
+        &self,
+        delivery: &Delivery,
+        version: &Version,
+        events: Vec<Event>,
+    ) -> Result<Vec<Output>, Outcome> {
+        let outputs = address(delivery, version, events).map_err(Outcome::Denied)?;
+        if !outputs.is_empty() {
+            self.outputs.publish(&outputs).await.map_err(|error| Outcome::Output(error.to_string()))?;
+        }
+        Ok(outputs)
     }
 
     fn watch(&self, delivery: &Delivery, attempt: u32, report: &Report, outputs: &[Output], settlement: &Settlement) {
@@ -406,9 +328,10 @@ impl Inner {
 /// Gives every emitted event the bus that its grant names.
 fn address(delivery: &Delivery, version: &Version, events: Vec<Event>) -> Result<Vec<Output>, String> {
     let route = |(index, event): (usize, Event)| {
-        let bus = version.spec.grants.bus_for(&event.ty).ok_or_else(|| {
-            format!("publishing \"{0}\" is not granted: add \"BUS/{0}\" to grants.publish", event.ty)
-        })?;
+        let bus =
+            version.spec.grants.bus_for(&event.ty).ok_or_else(|| {
+                format!("publishing \"{0}\" is not granted: add \"BUS/{0}\" to grants.publish", event.ty)
+            })?;
         let target = (bus.to_owned(), event.ty.clone());
         Output::new(delivery.subject.id, index, &delivery.event, target, event).map_err(|error| error.to_string())
     };

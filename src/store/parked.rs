@@ -41,6 +41,8 @@ pub struct Claim {
     pub token: Uuid,
     /// Whether its rule is still there.
     pub rule_exists: bool,
+    /// Whether it is claimed alone because it may kill the node.
+    pub suspect: bool,
 }
 
 /// What the parked table holds, for metrics and the retry loop.
@@ -53,7 +55,7 @@ pub struct ParkedSummary {
 }
 
 impl Store {
-    /// Claims up to `limit` due deliveries for `lease`. A suspect is claimed only if nothing else is, and alone.
+    /// Claims up to `limit` due deliveries for `lease`; of suspects one, and only while the node runs no other suspect.
     ///
     /// # Errors
     /// Those of the database.
@@ -61,7 +63,7 @@ impl Store {
         let rows = sqlx::query!(
             r#"with due as (
                    select p.delivery_id, p.lease_until is not null as died, r.name is not null as rule_exists,
-                          row_number() over (order by p.suspect, p.next_at) as place, p.suspect
+                          row_number() over (partition by p.suspect order by p.next_at) as place, p.suspect
                    from oncue.parked p left join oncue.rules r on r.name = p.rule
                    where p.next_at <= now() and (p.lease_until is null or p.lease_until < now())
                      and (r.name is null or r.enabled)
@@ -70,7 +72,8 @@ impl Store {
                           where e.rule = p.rule and e.ordering_key = p.ordering_key and e.seq < p.seq))
                    order by p.suspect, p.next_at limit $2
                ), chosen as (
-                   select delivery_id, died, rule_exists from due where not suspect or place = 1
+                   select delivery_id, died, rule_exists from due where not suspect or (place = 1 and not exists (
+                       select 1 from oncue.parked s where s.suspect and s.node = $1 and s.lease_until >= now()))
                ), locked as (
                    select p.delivery_id, c.died, c.rule_exists from oncue.parked p join chosen c using (delivery_id)
                    where p.lease_until is null or p.lease_until < now()
@@ -80,7 +83,7 @@ impl Store {
                    suspect = p.suspect or l.died, lease_until = now() + $3::bigint * interval '1 millisecond'
                from locked l where l.delivery_id = p.delivery_id
                returning p.delivery_id, p.trigger, p.rule, p.function, p.version, p.event, p.transport_key,
-                   p.generation, p.ordering_key, p.attempts, p.deaths, p.token as "token!", p.seq,
+                   p.generation, p.ordering_key, p.attempts, p.deaths, p.suspect, p.token as "token!", p.seq,
                    l.rule_exists as "rule_exists!",
                    (extract(epoch from now() - p.first_at) * 1000)::bigint as "age_ms!""#,
             node,
@@ -103,6 +106,7 @@ impl Store {
             age: Duration::from_millis(row.age_ms.unsigned_abs()),
             token: row.token,
             rule_exists: row.rule_exists,
+            suspect: row.suspect,
         });
         Ok(claims.collect())
     }
@@ -111,13 +115,13 @@ impl Store {
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn release_claim(&self, claim: &Claim, after: Duration) -> Result<(), StoreError> {
+    pub async fn release_claim(&self, id: DeliveryId, token: Uuid, after: Duration) -> Result<(), StoreError> {
         sqlx::query!(
             "update oncue.parked set token = null, node = null, lease_until = null,
                  next_at = now() + $3::bigint * interval '1 millisecond'
              where delivery_id = $1 and token = $2",
-            claim.id.0,
-            claim.token,
+            id.0,
+            token,
             i64::try_from(after.as_millis()).unwrap_or(i64::MAX)
         )
         .execute(&self.pool)
@@ -174,7 +178,10 @@ impl Store {
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn parked(&self, limit: i64) -> Result<Vec<(DeliveryId, String, String, u32, OffsetDateTime)>, StoreError> {
+    pub async fn parked(
+        &self,
+        limit: i64,
+    ) -> Result<Vec<(DeliveryId, String, String, u32, OffsetDateTime)>, StoreError> {
         let rows = sqlx::query!(
             "select delivery_id, rule, class, attempts, next_at from oncue.parked order by next_at limit $1",
             limit

@@ -43,6 +43,13 @@ pub struct AttemptRow {
     pub logs_dropped: u64,
 }
 
+impl AttemptRow {
+    /// Says that the delivery was parked after this attempt.
+    pub fn park(&mut self) {
+        self.settlement = "parked";
+    }
+}
+
 /// What every row of a delivery says.
 #[derive(Clone, Debug)]
 pub struct Subject {

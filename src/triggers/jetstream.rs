@@ -10,7 +10,6 @@ mod pull;
 
 use std::sync::Arc;
 
-use async_nats::jetstream::consumer::{Consumer, pull::Config};
 use futures::StreamExt as _;
 use tokio::sync::mpsc;
 
@@ -18,30 +17,35 @@ use crate::bus::nats::NatsBus;
 use crate::dispatch::ticket::Ticket;
 use crate::telemetry;
 
+use self::bind::Bound;
 use self::in_flight::InFlight;
-use self::pull::{Puller, Pulled};
+use self::pull::{Pulled, Puller};
 use super::{Context, Failure, Incoming, JetStreamSpec, NoticeKind};
 
 /// Positions that can wait for the acknowledger: more than any budget lets be in flight.
 const RELEASE_QUEUE: usize = 1 << 17;
 
-/// Runs the trigger until it is stopped, then acknowledges what is still settled.
+/// The lag is told with every message whose count of pending ones is a multiple of this: the last one's always is.
+const LAG_EVERY: u64 = 64;
+
+/// Runs the trigger until it is stopped; what is in flight then is still acknowledged when it is settled.
 pub(super) async fn run(spec: JetStreamSpec, bus: NatsBus, context: Context) {
     let (release, released) = mpsc::channel(RELEASE_QUEUE);
     let in_flight = Arc::new(InFlight::new(bus.client.clone(), Arc::clone(&context.name), spec.ack_wait()));
-    let keeper = {
-        let in_flight = Arc::clone(&in_flight);
-        let (stop, quit) = (context.stop.clone(), context.drain.token().quit);
-        context.drain.spawn(format!("acks of trigger {}", context.name), async move {
-            in_flight.keep(released, stop, quit).await;
-        })
-    };
+    let (keeper, quit) = (Arc::clone(&in_flight), context.drain.token().quit);
+    // It outlives the reader: what is in flight is still acknowledged when the trigger was paused or changed.
+    context.drain.spawn(format!("acks of trigger {}", context.name), async move {
+        keeper.keep(released, quit).await;
+    });
     let reader = Reader { spec, bus, context, in_flight, release };
     reader.context.keep_reading(|| reader.read()).await;
-    drop(reader);
-    if let Err(error) = keeper.await {
-        tracing::error!(%error, "the acknowledger of a trigger ended badly");
-    }
+}
+
+/// The stream that is read.
+struct Stream {
+    identity: String,
+    /// Messages up to this sequence may have been settled though the consumer says that it never sent them.
+    known_until: u64,
 }
 
 struct Reader {
@@ -55,7 +59,8 @@ struct Reader {
 impl Reader {
     /// Binds the consumer and reads it until stopped.
     async fn read(&self) -> Result<(), Failure> {
-        let bound = bind::bind(&self.bus.jetstream, &self.spec, &self.context.name).await?;
+        let known = self.context.identity.is_some() || self.in_flight.identity().is_some();
+        let bound = bind::bind(&self.bus.jetstream, &self.spec, &self.context.name, known).await?;
         if let Some(known) = self.context.identity.as_ref().filter(|known| **known != bound.identity) {
             return Err(bind::recreated(&self.spec.stream, known, &bound.identity, &self.context.name));
         }
@@ -67,41 +72,49 @@ impl Reader {
             return Err(bind::recreated(&self.spec.stream, &known, &bound.identity, &self.context.name));
         }
         self.context.reading().await;
-        let result = self.pull(bound.consumer, &bound.identity).await;
+        let result = self.pull(bound).await;
         if result.is_ok() {
             tracing::info!(trigger = %self.context.name, "trigger stopped reading");
         }
         result
     }
 
-    async fn pull(&self, consumer: Consumer<Config>, identity: &str) -> Result<(), Failure> {
-        let mut puller = Puller::open(&self.bus.client, consumer, self.context.budget.clone()).await?;
+    async fn pull(&self, bound: Bound) -> Result<(), Failure> {
+        let mut puller = Puller::open(&self.bus.client, bound.consumer, self.context.budget.clone()).await?;
+        let stream = Stream { identity: bound.identity, known_until: bound.known_until };
         loop {
             let pulled = tokio::select! {
                 biased;
                 () = self.context.stop.cancelled() => break,
                 pulled = puller.next(&self.context) => pulled?,
             };
-            self.take(pulled, identity).await;
+            self.take(pulled, &stream).await;
         }
         // What the server has sent already is taken too: it would wait for its AckWait otherwise.
         let mut rest = puller.close().await;
         while let Some(pulled) = rest.next().await {
-            self.take(pulled, identity).await;
+            self.take(pulled, &stream).await;
         }
         Ok(())
     }
 
-    async fn take(&self, pulled: Pulled, identity: &str) {
+    async fn take(&self, pulled: Pulled, stream: &Stream) {
         let Pulled { message, credit } = pulled;
-        let (sequence, sent, at) = match message.info() {
-            Ok(info) => (info.stream_sequence, u32::try_from(info.delivered).unwrap_or(1), info.published),
+        let (sequence, sent, at, pending) = match message.info() {
+            Ok(info) => {
+                (info.stream_sequence, u32::try_from(info.delivered).unwrap_or(1), info.published, info.pending)
+            }
             Err(error) => {
                 tracing::warn!(trigger = %self.context.name, %error, "a message without JetStream's reply subject was ignored");
                 return;
             }
         };
+        // A consumer that was made anew counts from one again.
+        let sent = if sequence <= stream.known_until { sent.max(2) } else { sent };
         telemetry::received(&self.context.name, 1);
+        if pending.is_multiple_of(LAG_EVERY) {
+            telemetry::trigger_lag(&self.context.name, pending);
+        }
         if sent > 1 {
             telemetry::redelivered(&self.context.name, 1);
         }
@@ -110,7 +123,7 @@ impl Reader {
             // It is being worked on; its acknowledgement now goes to this latest delivery.
             return;
         }
-        let id = format!("{}/{identity}/{sequence}", self.spec.stream);
+        let id = format!("{}/{}/{sequence}", self.spec.stream, stream.identity);
         let transport_key = id.as_bytes().to_vec();
         let ticket = Ticket::new(sequence, self.release.clone(), credit);
         let incoming = Incoming { message: message.message, id, transport_key, at, sent };

@@ -108,7 +108,11 @@ impl TriggerSpec {
         let parsed = match kind {
             "jetstream" => Self::JetStream(JetStreamSpec::deserialize(spec).map_err(fail)?),
             "nats" => Self::Nats(NatsSpec::deserialize(spec).map_err(fail)?),
-            other => return Err(SpecError(format!("kind: \"{other}\" is not supported by this version; it is jetstream or nats"))),
+            other => {
+                return Err(SpecError(format!(
+                    "kind: \"{other}\" is not supported by this version; it is jetstream or nats"
+                )));
+            }
         };
         parsed.check()?;
         Ok(parsed)

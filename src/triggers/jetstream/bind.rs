@@ -17,22 +17,39 @@ pub(super) struct Bound {
     pub(super) consumer: Consumer<Config>,
     /// When the stream was created, in nanoseconds since 1970: sequences start anew when a stream is recreated.
     pub(super) identity: String,
+    /// The stream's last sequence when the consumer had to be made anew for a trigger that had one; else 0.
+    pub(super) known_until: u64,
 }
 
-/// Binds `trigger` to its stream and consumer.
-pub(super) async fn bind(jetstream: &JetStream, spec: &JetStreamSpec, trigger: &str) -> Result<Bound, Failure> {
+/// Binds `trigger` to its stream and consumer; `known` says that it was bound to the stream before.
+pub(super) async fn bind(
+    jetstream: &JetStream,
+    spec: &JetStreamSpec,
+    trigger: &str,
+    known: bool,
+) -> Result<Bound, Failure> {
     let stream = find_stream(jetstream, spec).await?;
     let identity = stream.cached_info().created.unix_timestamp_nanos().to_string();
     let durable = spec.durable(trigger);
     let wanted = config(spec, &durable)?;
-    let consumer = match stream.get_consumer::<Config>(&durable).await {
-        Ok(found) => adapt(&stream, found, wanted).await?,
-        Err(_) => stream
-            .create_consumer(wanted)
-            .await
-            .map_err(|e| Failure::again(&format!("cannot create consumer \"{durable}\" on stream \"{}\"", spec.stream), e))?,
+    let (consumer, known_until) = match stream.get_consumer::<Config>(&durable).await {
+        Ok(found) => (adapt(&stream, found, wanted).await?, 0),
+        Err(_) if known && spec.start != Start::All => return Err(lost(&durable, trigger)),
+        Err(_) => {
+            let text = format!("cannot create consumer \"{durable}\" on stream \"{}\"", spec.stream);
+            let made = stream.create_consumer(wanted).await.map_err(|e| Failure::again(&text, e))?;
+            (made, if known { stream.cached_info().state.last_sequence } else { 0 })
+        }
     };
-    Ok(Bound { consumer, identity })
+    Ok(Bound { consumer, identity, known_until })
+}
+
+/// The gap of a consumer that is gone, with its position, and cannot be found again by reading everything.
+fn lost(durable: &str, trigger: &str) -> Failure {
+    Failure::Gap(format!(
+        "consumer \"{durable}\" was deleted, and with it the position: `oncue trigger resume {trigger} --accept-gap` \
+         begins by `start` again"
+    ))
 }
 
 async fn find_stream(jetstream: &JetStream, spec: &JetStreamSpec) -> Result<stream::Stream, Failure> {
@@ -44,7 +61,8 @@ async fn find_stream(jetstream: &JetStream, spec: &JetStreamSpec) -> Result<stre
         let hint = "create it, or set create_stream = true on the trigger";
         return Err(Failure::Again(format!("cannot open stream \"{}\": {missing}; {hint}", spec.stream)));
     }
-    let config = stream::Config { name: spec.stream.clone(), subjects: spec.subjects.clone(), ..stream::Config::default() };
+    let config =
+        stream::Config { name: spec.stream.clone(), subjects: spec.subjects.clone(), ..stream::Config::default() };
     jetstream
         .get_or_create_stream(config)
         .await
@@ -86,7 +104,8 @@ async fn adapt(stream: &stream::Stream, found: Consumer<Config>, wanted: Config)
     let has = &found.cached_info().config;
     let name = &found.cached_info().name;
     if has.ack_policy != AckPolicy::Explicit {
-        let text = format!("consumer \"{name}\" does not acknowledge explicitly: name another one with durable = \"…\"");
+        let text =
+            format!("consumer \"{name}\" does not acknowledge explicitly: name another one with durable = \"…\"");
         return Err(Failure::Again(text));
     }
     let same = has.filter_subject == wanted.filter_subject

@@ -52,8 +52,8 @@ impl InFlight {
         self.held().insert(sequence, held).is_none()
     }
 
-    /// Acknowledges what is released and sends signs of progress, until `stop` and nothing is in flight, or `quit`.
-    pub(super) async fn keep(&self, mut released: mpsc::Receiver<u64>, stop: CancellationToken, quit: CancellationToken) {
+    /// Acknowledges what is released and sends signs of progress, until nobody can release any more, or `quit`.
+    pub(super) async fn keep(&self, mut released: mpsc::Receiver<u64>, quit: CancellationToken) {
         let mut progress = tokio::time::interval(self.ack_wait / 3);
         progress.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -62,14 +62,15 @@ impl InFlight {
                 () = quit.cancelled() => return,
                 sequence = released.recv() => match sequence {
                     Some(sequence) => self.ack(sequence, &mut released).await,
-                    // The reader and every ticket are gone: what is left was abandoned.
+                    // The reader and every ticket are gone: what is left was never begun, and others may have it now.
                     None => break,
                 },
                 _ = progress.tick() => self.tell_progress().await,
             }
-            if stop.is_cancelled() && self.held().is_empty() && released.is_empty() && released.sender_strong_count() == 0 {
-                break;
-            }
+        }
+        let abandoned: Vec<Subject> = self.held().drain().map(|(_, held)| held.reply).collect();
+        for reply in abandoned {
+            self.send(reply, AckKind::Nak(None)).await;
         }
         if let Err(error) = self.client.flush().await {
             tracing::warn!(trigger = %self.trigger, %error, "the last acknowledgements may not have been sent");

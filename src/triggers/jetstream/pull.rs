@@ -8,7 +8,10 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use async_nats::jetstream::Message;
-use async_nats::jetstream::consumer::{Consumer, pull::{BatchConfig, Config}};
+use async_nats::jetstream::consumer::{
+    Consumer,
+    pull::{BatchConfig, Config},
+};
 use async_nats::{Client, StatusCode, Subject, Subscriber};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -28,11 +31,11 @@ const SILENCE: Duration = Duration::from_secs(12);
 /// How often an idle consumer is asked whether messages wait.
 const STALL_CHECK: Duration = Duration::from_secs(30);
 /// Messages of the first request, and of one after an idle time.
-const BATCH_MIN: u32 = 64;
+const BATCH_MIN: u32 = 32;
 /// Messages of one request under load.
 const BATCH_MAX: u32 = 1_000;
-/// Bytes of one request, or the server's largest message if that is more.
-const BATCH_BYTES: u64 = 8 << 20;
+/// Bytes that a request asks for beside the server's largest message, for each message of its batch.
+const BYTES_PER_MESSAGE: u64 = 8 << 10;
 
 /// A message and the credit for it.
 pub(super) struct Pulled {
@@ -96,7 +99,7 @@ impl Puller {
         loop {
             if self.wants_more() && self.reserving.is_none() {
                 let (budget, batch) = (self.budget.clone(), self.batch);
-                let bytes = BATCH_BYTES.max(self.client.max_payload() as u64 + (64 << 10));
+                let bytes = self.bytes();
                 let context = context.clone();
                 let reserve = async move {
                     context.wait_for_store().await;
@@ -138,6 +141,11 @@ impl Puller {
         step
     }
 
+    /// Bytes of one request: its largest message fits, whatever that is.
+    fn bytes(&self) -> u64 {
+        self.client.max_payload() as u64 + u64::from(self.batch) * BYTES_PER_MESSAGE
+    }
+
     fn outstanding(&self) -> usize {
         self.requests.iter().map(|r| r.credit.events()).sum()
     }
@@ -150,7 +158,7 @@ impl Puller {
         let batch = BatchConfig {
             batch: credit.events(),
             expires: Some(EXPIRES),
-            max_bytes: usize::try_from(BATCH_BYTES.max(self.client.max_payload() as u64 + (64 << 10))).unwrap_or(usize::MAX),
+            max_bytes: usize::try_from(self.bytes()).unwrap_or(usize::MAX),
             idle_heartbeat: HEARTBEAT,
             ..BatchConfig::default()
         };
@@ -179,10 +187,9 @@ impl Puller {
     fn refused(&mut self, message: &async_nats::Message, status: StatusCode) -> Result<Option<Pulled>, Failure> {
         let text = message.description.clone().unwrap_or_default();
         let lower = text.to_ascii_lowercase();
-        // The request is full by bytes, or had to give way to others: nothing is wrong with the consumer.
+        // The request is used up by bytes: the next message belongs to the next request.
         if status == StatusCode::REQUEST_TERMINATED
-            && ["maxbytes", "max bytes", "batch completed", "exceeded max"].iter().any(|s| lower.contains(s))
-            && !lower.contains("exceeds maxbytes")
+            && ["message size exceeds maxbytes", "batch completed"].contains(&lower.as_str())
         {
             self.ended(&message.subject);
             return Ok(None);

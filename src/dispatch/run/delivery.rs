@@ -1,0 +1,167 @@
+//! A delivery on its way: from a source's event or from a claim, and what its rows say.
+//!
+//! Invariant: a delivery from a claim runs the function version that it was parked with. Nothing here runs or waits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::delivery::DeliveryId;
+use crate::dispatch::lanes::LaneKey;
+use crate::dispatch::ticket::Ticket;
+use crate::dispatch::{holding_key, target_name};
+use crate::event::{AttributeValue, CAUSE, Event, codec};
+use crate::rules::{CompiledRule, Planned, RuleSet};
+use crate::store::parked::Claim;
+use crate::store::settle::{Next, Record, Subject};
+
+/// Process deaths after which a delivery is a dead letter.
+const DEATHS_MAX: u32 = 3;
+
+/// A delivery on its way.
+#[derive(Debug)]
+pub(in crate::dispatch) struct Delivery {
+    pub(super) subject: Subject,
+    pub(super) rule: Arc<CompiledRule>,
+    pub(super) event: Arc<Event>,
+    ordering_key: Option<String>,
+    pub(super) rate_key: Option<String>,
+    pub(super) attempts_before: u32,
+    pub(super) age_before: Duration,
+    pub(super) sent: u32,
+    /// Whether it is run alone because it may kill the node.
+    pub(super) suspect: bool,
+    /// The token of its claim, when it was parked.
+    pub(in crate::dispatch) claim: Option<Uuid>,
+    pub(super) ticket: Ticket,
+}
+
+/// Why a claim cannot run.
+#[derive(Debug)]
+pub(in crate::dispatch) enum NotRunnable {
+    /// Its rule is there and does not compile, or is not loaded yet: later.
+    RuleHeld,
+    /// It is settled without a run.
+    Settle(Box<Record>),
+}
+
+fn cause(event: &Event) -> Option<Uuid> {
+    match event.extension(CAUSE)? {
+        AttributeValue::String(text) => Uuid::parse_str(text).ok(),
+        _ => None,
+    }
+}
+
+impl Delivery {
+    /// A delivery that a source sent.
+    pub(in crate::dispatch) fn first(
+        id: DeliveryId,
+        trigger: &str,
+        planned: Planned,
+        transport_key: Vec<u8>,
+        sent: u32,
+        ticket: Ticket,
+    ) -> Self {
+        let subject = Subject {
+            id,
+            trigger: trigger.to_owned(),
+            rule: planned.rule.rule.name.clone(),
+            function: target_name(&planned),
+            event_id: planned.event.id.clone(),
+            event_type: planned.event.ty.clone(),
+            event_source: planned.event.source.clone(),
+            cause: cause(&planned.event),
+            transport_key,
+            generation: 0,
+            ordering_key: holding_key(&planned),
+        };
+        let Planned { rule, event, ordering_key, rate_key } = planned;
+        let (attempts_before, age_before, claim) = (0, Duration::ZERO, None);
+        Self {
+            subject,
+            rule,
+            event,
+            ordering_key,
+            rate_key,
+            attempts_before,
+            age_before,
+            sent,
+            suspect: false,
+            claim,
+            ticket,
+        }
+    }
+
+    /// A delivery that was parked. It runs the version that it was matched with, by the rule's present policy.
+    pub(in crate::dispatch) fn claimed(claim: &Claim, rules: &RuleSet, ticket: Ticket) -> Result<Self, NotRunnable> {
+        let decoded = codec::from_structured(&claim.event, &codec::Limits::STORED);
+        let subject = |event: Option<&Event>| Subject {
+            id: claim.id,
+            trigger: claim.trigger.clone(),
+            rule: claim.rule.clone(),
+            function: claim.function.clone(),
+            event_id: event.map_or_else(String::new, |e| e.id.clone()),
+            event_type: event.map_or_else(String::new, |e| e.ty.clone()),
+            event_source: event.map_or_else(String::new, |e| e.source.clone()),
+            cause: event.and_then(cause),
+            transport_key: claim.transport_key.clone(),
+            generation: claim.generation,
+            ordering_key: claim.ordering_key.clone(),
+        };
+        let settled = |next, event| {
+            let attempts = Vec::new();
+            let record = Record {
+                subject: subject(event),
+                attempts,
+                claim: Some(claim.token),
+                attempts_total: claim.attempts,
+                next,
+            };
+            NotRunnable::Settle(Box::new(record))
+        };
+        let dead = |class, error: String| Next::Dead { class, error, event: claim.event.clone(), digest: None };
+        let event = decoded.map_err(|error| settled(dead("unreadable", error.to_string()), None))?;
+        if claim.deaths >= DEATHS_MAX {
+            let error = format!("{} processes died while it ran", claim.deaths);
+            return Err(settled(dead("crash", error), Some(&event)));
+        }
+        if !claim.rule_exists {
+            return Err(settled(Next::Void, Some(&event)));
+        }
+        let rule = rules.rule(&claim.rule).cloned().ok_or(NotRunnable::RuleHeld)?;
+        Ok(Self {
+            subject: subject(Some(&event)),
+            rule,
+            event: Arc::new(event),
+            ordering_key: claim.ordering_key.clone(),
+            rate_key: None,
+            attempts_before: claim.attempts,
+            age_before: claim.age,
+            sent: 1,
+            suspect: claim.suspect,
+            claim: Some(claim.token),
+            ticket,
+        })
+    }
+
+    /// What it is called.
+    pub(super) fn id(&self) -> DeliveryId {
+        self.subject.id
+    }
+
+    /// The lane that it runs in; none for an unordered one.
+    pub(in crate::dispatch) fn lane(&self) -> Option<LaneKey> {
+        self.ordering_key.as_ref().map(|key| (self.subject.rule.clone(), key.clone()))
+    }
+
+    /// Whether it waits behind a parked one of its key.
+    pub(in crate::dispatch) fn holds_key(&self) -> bool {
+        self.subject.ordering_key.is_some()
+    }
+
+    pub(super) fn park(&self, class: &'static str, error: Option<String>, after: Duration, suspect: bool) -> Next {
+        let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+        Next::Park { after_ms, class, error, event: codec::to_structured(&self.event), suspect }
+    }
+}
