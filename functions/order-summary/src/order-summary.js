@@ -32,7 +32,8 @@ function parse(data) {
   } catch (error) {
     throw reject(`data is not JSON: ${error.message}`);
   }
-  if (typeof order?.id !== "string") throw reject("no id in data");
+  // The id becomes an attribute of an event, and those have no control characters.
+  if (typeof order?.id !== "string" || /\p{Cc}/u.test(order.id)) throw reject("no id in data");
   if (!Array.isArray(order.items)) throw reject("no items in data");
   for (const [index, item] of order.items.entries()) {
     if (!Number.isSafeInteger(item?.quantity) || !Number.isSafeInteger(item?.price)) {

@@ -12,8 +12,8 @@ use std::alloc::{GlobalAlloc, Layout};
 use std::cell::{Cell, UnsafeCell};
 use std::ptr;
 
-/// Room for an event of 1 MiB, its parsed form and the answer. It counts towards the function's memory limit.
-const ARENA_BYTES: usize = 4 << 20;
+/// Room for the largest event (1 MiB), its parsed form and the answer. It counts towards the function's memory limit.
+const ARENA_BYTES: usize = 8 << 20;
 
 #[repr(align(16))]
 struct Arena {
