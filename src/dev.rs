@@ -1,4 +1,128 @@
-//! `oncue dev`: everything of Oncue on one machine, from one command.
+//! What `oncue dev` adds to a node: private servers, streams that are made by themselves, builds, a watcher.
+//!
+//! Invariant: everything that it keeps is in one folder, `.oncue` beside the manifest; no server that it did not start
+//! is changed. What is printed, and in which order things happen, is in `cli::dev`.
 
+pub mod build;
+pub mod ports;
 pub mod servers;
+pub mod streams;
 pub mod watch;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use self::servers::{NatsConfig, Overrides, PostgresConfig, PrivateNats, PrivatePostgres, ServerError};
+
+/// Where the program looks for a NATS when it could start none: NATS's own default.
+pub const DEFAULT_NATS: &str = "nats://127.0.0.1:4222";
+
+/// Which servers are missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// No database is named.
+    pub postgres: bool,
+    /// A NATS bus has no address.
+    pub nats: bool,
+}
+
+/// The servers that were started.
+#[derive(Debug)]
+pub struct Servers {
+    /// The database.
+    pub postgres: Option<PrivatePostgres>,
+    /// NATS.
+    pub nats: Option<PrivateNats>,
+    /// Why there is no NATS, though it was wanted.
+    pub missing_nats: Option<ServerError>,
+    folder: PathBuf,
+}
+
+/// The folder of the project whose manifest is in `base`, made if it is not there.
+///
+/// # Errors
+/// It cannot be made.
+pub fn folder(base: &Path) -> io::Result<PathBuf> {
+    let folder = base.join(".oncue");
+    std::fs::create_dir_all(&folder)?;
+    let ignore = folder.join(".gitignore");
+    if !ignore.exists() {
+        std::fs::write(ignore, "*\n")?;
+    }
+    folder.canonicalize()
+}
+
+impl Servers {
+    /// Starts what is `wanted` with its data in `folder`, on the ports of the last time if they are free.
+    ///
+    /// # Errors
+    /// Postgres is wanted and cannot be started; a NATS that is there cannot be started.
+    pub async fn start(folder: &Path, wanted: Wanted, overrides: &Overrides) -> Result<Self, ServerError> {
+        let known = ports::read(folder);
+        let mut servers = Self { postgres: None, nats: None, missing_nats: None, folder: folder.to_path_buf() };
+        if wanted.postgres {
+            let config = PostgresConfig::new(servers::find_postgres(overrides)?, folder.join("postgres"));
+            let port = known.postgres.filter(|p| ports::is_free(*p));
+            servers.postgres = Some(PrivatePostgres::start(PostgresConfig { port, ..config }).await?);
+        }
+        if wanted.nats {
+            match servers::find_nats_server(overrides) {
+                Ok(program) => {
+                    let config = NatsConfig::new(program, folder.join("nats"));
+                    let port = known.nats.filter(|p| ports::is_free(*p));
+                    servers.nats = Some(PrivateNats::start(NatsConfig { port, ..config }).await?);
+                }
+                Err(missing) => servers.missing_nats = Some(missing),
+            }
+        }
+        let now = ports::Ports {
+            postgres: servers.postgres.as_ref().map(PrivatePostgres::port).or(known.postgres),
+            nats: servers.nats.as_ref().map(PrivateNats::port).or(known.nats),
+        };
+        ports::write(folder, now).map_err(|source| ServerError::Directory {
+            action: "write the ports into",
+            path: folder.to_path_buf(),
+            source,
+        })?;
+        Ok(servers)
+    }
+
+    /// The variables that name the servers.
+    #[must_use]
+    pub fn variables(&self) -> Vec<(&'static str, String)> {
+        let postgres = self.postgres.as_ref().map(|p| ("DATABASE_URL", p.url().to_owned()));
+        let nats = self.nats.as_ref().map(|n| ("NATS_URL", n.url().to_owned()));
+        let missing = self.missing_nats.as_ref().map(|_| ("NATS_URL", DEFAULT_NATS.to_owned()));
+        [postgres, nats, missing].into_iter().flatten().collect()
+    }
+
+    /// Writes the variables to the file `env` of the folder, for the commands of other terminals.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn publish(&self) -> io::Result<()> {
+        let lines: String = self.variables().iter().map(|(name, value)| format!("{name}={value}\n")).collect();
+        std::fs::write(self.env(), lines)
+    }
+
+    /// Stops the servers; the file `env` goes, so that nobody looks for them.
+    pub async fn stop(self) {
+        // It is read with care anyway: a killed process leaves it behind.
+        let _ = std::fs::remove_file(self.env());
+        let nats = async {
+            if let Some(nats) = self.nats {
+                nats.stop().await;
+            }
+        };
+        let postgres = async {
+            if let Some(postgres) = self.postgres {
+                postgres.stop().await;
+            }
+        };
+        tokio::join!(nats, postgres);
+    }
+
+    fn env(&self) -> PathBuf {
+        self.folder.join("env")
+    }
+}

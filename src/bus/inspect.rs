@@ -1,6 +1,7 @@
 //! Looks at a NATS server and its streams, and creates a stream that is wanted: for `oncue doctor` and `oncue dev`.
 //!
-//! Invariant: nothing that exists is changed or deleted. What a fact means is decided by the caller.
+//! Invariant: nothing is deleted, and nothing that exists is changed but the subjects of a stream that the caller names.
+//! What a fact means is decided by the caller.
 
 use std::time::Duration;
 
@@ -160,12 +161,19 @@ pub async fn consumer(bus: &NatsBus, stream: &str, name: &str) -> Result<Option<
     }))
 }
 
-/// Creates the stream `name` on disk, for ever, one copy; false if a stream of that name is there.
+/// Creates the stream `name` on disk, one copy, its messages kept for `max_age` or for ever; false if a stream of that
+/// name is there.
 ///
 /// # Errors
 /// The server refuses, for example because another stream has one of the subjects.
-pub async fn create_stream(bus: &NatsBus, name: &str, subjects: Vec<String>) -> Result<bool, InspectError> {
-    let config = stream::Config { name: name.to_owned(), subjects, ..stream::Config::default() };
+pub async fn create_stream(
+    bus: &NatsBus,
+    name: &str,
+    subjects: Vec<String>,
+    max_age: Option<Duration>,
+) -> Result<bool, InspectError> {
+    let max_age = max_age.unwrap_or_default();
+    let config = stream::Config { name: name.to_owned(), subjects, max_age, ..stream::Config::default() };
     match bus.jetstream.create_stream(config).await {
         Ok(_) => Ok(true),
         Err(error) => match error.kind() {
@@ -173,6 +181,17 @@ pub async fn create_stream(bus: &NatsBus, name: &str, subjects: Vec<String>) -> 
             _ => Err(InspectError::new(format!("create the stream {name}"), &error)),
         },
     }
+}
+
+/// Gives the stream `name` other subjects and keeps everything else of it: for a stream that `oncue dev` made.
+///
+/// # Errors
+/// There is no such stream, or the server refuses.
+pub async fn set_subjects(bus: &NatsBus, name: &str, subjects: Vec<String>) -> Result<(), InspectError> {
+    let action = || format!("give the stream {name} other subjects");
+    let stream = bus.jetstream.get_stream(name).await.map_err(|e| InspectError::new(action(), &e))?;
+    let config = stream::Config { subjects, ..stream.cached_info().config.clone() };
+    bus.jetstream.update_stream(config).await.map(drop).map_err(|e| InspectError::new(action(), &e))
 }
 
 /// Whether every subject that `narrow` matches is matched by `wide` too. Both are NATS subjects, wildcards allowed.

@@ -4,11 +4,11 @@
 //! a broken manifest; nothing connects before its first statement.
 
 use std::cell::OnceCell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use crate::config::{Config, Environment};
+use crate::config::{Config, Environment, MANIFEST};
 use crate::node::NodeConfig;
 use crate::runtime::RuntimeConfig;
 use crate::settle;
@@ -44,6 +44,18 @@ impl Context {
             manifest: global.config.clone(),
             config: OnceCell::new(),
         }
+    }
+
+    /// The same command in another environment; the configuration is read anew.
+    #[must_use]
+    pub fn with(&self, environment: Environment) -> Self {
+        Self { output: self.output, environment, manifest: self.manifest.clone(), config: OnceCell::new() }
+    }
+
+    /// The path of the manifest, whether it is there or not.
+    #[must_use]
+    pub fn manifest(&self) -> &Path {
+        self.manifest.as_deref().unwrap_or(Path::new(MANIFEST))
     }
 
     /// The configuration: the manifest that was named, else `oncue.toml` if it is there, else the environment alone.

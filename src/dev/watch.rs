@@ -195,6 +195,12 @@ impl std::fmt::Debug for Watcher {
     }
 }
 
+/// The files that `patterns` mean now, each once; a pattern whose directory is not there means none.
+#[must_use]
+pub fn sources(root: &Path, patterns: &[String]) -> BTreeSet<PathBuf> {
+    patterns.iter().filter_map(|pattern| Glob::new(root, pattern).ok()).flat_map(|glob| glob.files()).collect()
+}
+
 /// Reading is no change; polling knows only that the time of the last write differs.
 fn is_write(kind: EventKind) -> bool {
     !kind.is_access() && kind != EventKind::Modify(ModifyKind::Metadata(MetadataKind::AccessTime))

@@ -151,6 +151,7 @@ pub struct LogRow {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct UnmatchedRow {
     /// The day, UTC.
+    #[serde(serialize_with = "day_text")]
     pub day: Date,
     /// Where they came in.
     pub trigger: String,
@@ -164,6 +165,11 @@ pub struct UnmatchedRow {
     /// When the last one was counted.
     #[serde(with = "time::serde::rfc3339")]
     pub last_at: OffsetDateTime,
+}
+
+/// A day as `2026-01-31`.
+pub(super) fn day_text<S: serde::Serializer>(day: &Date, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(day)
 }
 
 impl Store {

@@ -6,6 +6,7 @@
 use serde::Serialize;
 use sqlx::types::time::{Date, OffsetDateTime};
 
+use super::events::day_text;
 use super::{Store, StoreError};
 
 /// What usage is summed by.
@@ -55,6 +56,7 @@ pub struct UsageRow {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct UsageDifference {
     /// The day.
+    #[serde(serialize_with = "day_text")]
     pub day: Date,
     /// The trigger.
     pub trigger: String,

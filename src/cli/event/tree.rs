@@ -76,6 +76,8 @@ pub(super) async fn read(store: &Store, id: &str) -> Result<Tree, StoreError> {
     roots.extend(facts.parked.keys());
     roots.extend(dead.iter().flat_map(|d| [Some(d.id), d.redriven_as]).flatten());
     facts.dead.extend(dead.into_iter().map(|d| (d.id, d)));
+    let unread: Vec<Uuid> = roots.iter().filter(|id| !rows.iter().any(|r| r.delivery_id == **id)).copied().collect();
+    rows.extend(store.ledger_of_deliveries(&unread, ROWS_MAX).await?);
     descend(store, &mut facts, rows, &roots).await?;
     let mut placed = BTreeSet::new();
     let events = facts.events(&roots.into_iter().collect::<Vec<_>>(), &mut placed);

@@ -59,6 +59,24 @@ impl Glob {
         let literal = self.rest.last().is_some_and(|last| last == name);
         !dirs.iter().any(|dir| is_built(dir)) && (literal || !is_leftover(name)) && match_parts(&self.rest, &parts)
     }
+
+    /// The files that are meant now, sorted. What cannot be read is left out.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut open = vec![self.base.clone()];
+        while let Some(dir) = open.pop() {
+            for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+                let (path, name) = (entry.path(), entry.file_name());
+                match entry.file_type() {
+                    Ok(kind) if kind.is_dir() && self.is_deep() && !is_built(&name.to_string_lossy()) => open.push(path),
+                    Ok(kind) if kind.is_file() && self.matches(&path) => found.push(path),
+                    _ => {}
+                }
+            }
+        }
+        found.sort();
+        found
+    }
 }
 
 fn is_built(dir: &str) -> bool {

@@ -1,0 +1,68 @@
+//! What `oncue dev` says at its start: where everything is, and commands to paste into another terminal.
+//!
+//! Invariant: addresses of servers that were not started here are shown without their passwords.
+
+use crate::bus::nats::redact;
+use crate::cli::Context;
+use crate::config::Config;
+use crate::dev::{DEFAULT_NATS, Servers};
+use crate::node::NodeConfig;
+use crate::triggers::spec::TriggerSpec;
+
+use super::shown_manifest;
+
+/// Prints it to stderr, so that stdout has only what happens.
+pub(super) fn print(context: &Context, servers: &Servers, node: &NodeConfig) -> anyhow::Result<()> {
+    let config = context.config()?;
+    let mut lines = vec!["oncue dev".to_owned()];
+    match &servers.postgres {
+        Some(postgres) => {
+            lines.push(format!("  postgres  {}  (private, data in {})", postgres.url(), postgres.data_dir().display()));
+        }
+        None => lines.push(format!("  postgres  {}", redact(context.database()?))),
+    }
+    for (name, bus) in &config.buses {
+        let private = servers.nats.as_ref().filter(|nats| bus.url.contains(nats.url()));
+        let kept = private.map(|n| format!("  (private, data in {})", n.store_dir().display())).unwrap_or_default();
+        lines.push(format!("  bus {name}  {}{kept}", redact(&bus.url)));
+    }
+    if let Some(missing) = &servers.missing_nats {
+        lines.push(format!("  no NATS was started: {missing}"));
+        lines.push(format!("  going on without; a server at {DEFAULT_NATS} is used as soon as it is there"));
+    }
+    if let Some(address) = node.health.filter(|a| a.port() != 0) {
+        lines.push(format!("  health    http://{address}/readyz  http://{address}/metrics"));
+    }
+    lines.extend(hints(context, servers, config));
+    context.output.note(&lines.join("\n"));
+    Ok(())
+}
+
+fn hints(context: &Context, servers: &Servers, config: &Config) -> Vec<String> {
+    let option = shown_manifest(context);
+    let mut lines = vec!["in another terminal, in this directory:".to_owned()];
+    if let Some(topic) = sample_topic(config) {
+        lines.push(format!("  oncue{option} publish {topic} '{{\"id\":1}}'"));
+    }
+    lines.push(format!("  oncue{option} event tail --unmatched"));
+    if let Some(postgres) = &servers.postgres {
+        lines.push(format!("  psql '{}'", postgres.url()));
+    }
+    if config.path.is_none() {
+        lines
+            .push("there is no oncue.toml: `oncue init` writes one with a first function; start again then".to_owned());
+    }
+    lines
+}
+
+/// A subject that a trigger takes.
+fn sample_topic(config: &Config) -> Option<String> {
+    let trigger = config.manifest.triggers.values().next()?;
+    let subject = match &trigger.spec {
+        TriggerSpec::JetStream(spec) => spec.subjects.first()?.clone(),
+        TriggerSpec::Nats(spec) => spec.subject.clone(),
+    };
+    let tokens = subject.split('.').map(|token| if matches!(token, "*" | ">") { "test" } else { token });
+    let subject = tokens.collect::<Vec<_>>().join(".");
+    Some(if config.buses.len() > 1 { format!("{}/{subject}", trigger.bus) } else { subject })
+}

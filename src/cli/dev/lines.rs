@@ -1,0 +1,233 @@
+//! The lines of `oncue dev`: what came, what matched, what ran, how long, how much fuel, what it emitted, or why
+//! nothing ran.
+//!
+//! Invariant: an event that matched has a line for each attempt, one that did not has a line that says so; nothing from
+//! an event reaches the terminal as a control character.
+
+use serde::Serialize;
+use time::OffsetDateTime;
+use time::macros::format_description;
+
+use crate::cli::output::{bytes, micros, printable};
+use crate::dispatch::SeenAttempt;
+use crate::node::Seen;
+
+/// One line.
+#[derive(Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub(super) enum Line {
+    /// No rule matched.
+    Unmatched { at: String, trigger: String, event_id: String, event_type: String },
+    /// An attempt ended.
+    Attempt {
+        at: String,
+        trigger: String,
+        event_id: String,
+        event_type: String,
+        delivery: String,
+        rule: String,
+        function: Option<String>,
+        attempt: u32,
+        outcome: &'static str,
+        message: Option<String>,
+        micros: u64,
+        fuel: u64,
+        peak_memory: u64,
+        outputs: Vec<String>,
+        settlement: &'static str,
+        retry_in_ms: Option<u64>,
+        logs: Vec<(&'static str, String)>,
+    },
+    /// A message was no event.
+    Rejected { at: String, trigger: String, class: &'static str, error: String },
+}
+
+impl Line {
+    /// The line of `seen`; none for an event that matched: its attempts have lines.
+    pub(super) fn of(seen: &Seen) -> Option<Self> {
+        let form = format_description!("[hour]:[minute]:[second].[subsecond digits:3]");
+        let at = OffsetDateTime::now_utc().format(&form).unwrap_or_default();
+        match seen {
+            Seen::Event { matched, .. } if !matched.is_empty() => None,
+            Seen::Event { trigger, event, .. } => Some(Self::Unmatched {
+                at,
+                trigger: trigger.clone(),
+                event_id: event.id.clone(),
+                event_type: event.ty.clone(),
+            }),
+            Seen::Attempt(attempt) => Some(Self::of_attempt(at, attempt)),
+            Seen::Rejected { trigger, class, error } => {
+                Some(Self::Rejected { at, trigger: trigger.clone(), class, error: error.clone() })
+            }
+        }
+    }
+
+    fn of_attempt(at: String, seen: &SeenAttempt) -> Self {
+        let retry_in = seen.retry_in.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
+        Self::Attempt {
+            at,
+            trigger: seen.trigger.clone(),
+            event_id: seen.event_id.clone(),
+            event_type: seen.event_type.clone(),
+            delivery: seen.delivery.clone(),
+            rule: seen.rule.clone(),
+            function: seen.function.as_ref().map(|(name, version)| format!("{name}@{version}")),
+            attempt: seen.attempt,
+            outcome: seen.outcome,
+            message: seen.message.clone(),
+            micros: seen.micros,
+            fuel: seen.fuel,
+            peak_memory: seen.peak_memory,
+            outputs: seen.outputs.clone(),
+            settlement: seen.settlement,
+            retry_in_ms: retry_in,
+            logs: seen.logs.iter().map(|l| (l.level, l.message.clone())).collect(),
+        }
+    }
+}
+
+/// The line as people read it.
+pub(super) fn text(line: &Line) -> String {
+    let text = match line {
+        Line::Unmatched { at, trigger, event_id, event_type } => {
+            format!("{at}  {event_type}  {event_id}  from {trigger}: no rule matched")
+        }
+        Line::Rejected { at, trigger, class, error } => {
+            format!("{at}  rejected  from {trigger}: {class}: {error}; `oncue dead-letter list` has it")
+        }
+        Line::Attempt { .. } => attempt(line),
+    };
+    printable(&text)
+}
+
+fn attempt(line: &Line) -> String {
+    let Line::Attempt {
+        at,
+        trigger,
+        event_id,
+        event_type,
+        rule,
+        function,
+        attempt,
+        outcome,
+        message,
+        fuel,
+        peak_memory,
+        outputs,
+        ..
+    } = line
+    else {
+        return String::new();
+    };
+    let run = function.as_deref().map_or(String::new(), |f| format!(" → {f}"));
+    let tries = if *attempt > 1 { format!("  try {attempt}") } else { String::new() };
+    let cost = match (line, function) {
+        (Line::Attempt { micros: took, .. }, Some(_)) => {
+            format!("  {}  {fuel} fuel  {}", micros(*took), bytes(*peak_memory))
+        }
+        (Line::Attempt { micros: took, .. }, None) => format!("  {}", micros(*took)),
+        _ => String::new(),
+    };
+    let emitted = if outputs.is_empty() { String::new() } else { format!("  emitted {}", outputs.join(", ")) };
+    let message = message.as_deref().map(|m| format!(": {m}")).unwrap_or_default();
+    let mut text = format!(
+        "{at}  {event_type}  {event_id}  from {trigger}: {rule}{run}{tries}  {outcome}{cost}{emitted}{message}"
+    );
+    text.push_str(&after(line));
+    text
+}
+
+/// What follows from a failure, and what was logged.
+fn after(line: &Line) -> String {
+    let Line::Attempt { delivery, settlement, retry_in_ms, logs, .. } = line else { return String::new() };
+    let mut text = match (*settlement, retry_in_ms) {
+        ("again", _) => "  → again at once".to_owned(),
+        ("parked", Some(ms)) => format!("  → parked, again in {:.1} s", *ms as f64 / 1e3),
+        ("parked", None) => "  → parked".to_owned(),
+        ("dead", _) => format!("  → dead letter: `oncue dead-letter show {delivery}`"),
+        ("void", _) => "  → dropped: its rule is gone".to_owned(),
+        _ => String::new(),
+    };
+    for (level, message) in logs {
+        text.push_str(&format!("\n    {level}: {}", message.replace('\n', "\n    ")));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use crate::delivery::LogLine;
+    use crate::event::Event;
+
+    use super::*;
+
+    fn shown(seen: &Seen) -> Option<String> {
+        // The time of day is in front.
+        Line::of(seen).map(|line| text(&line)[14..].to_owned())
+    }
+
+    fn event(matched: &[&str]) -> Seen {
+        let event = Event {
+            id: "7".to_owned(),
+            source: "/a".to_owned(),
+            ty: "user.\u{1b}[31msignup".to_owned(),
+            subject: None,
+            time: None,
+            datacontenttype: None,
+            dataschema: None,
+            extensions: Vec::new(),
+            data: bytes::Bytes::new(),
+        };
+        let matched = matched.iter().map(|m| (*m).to_owned()).collect();
+        Seen::Event { trigger: "signups".to_owned(), event: Arc::new(event), matched }
+    }
+
+    fn seen_attempt() -> SeenAttempt {
+        SeenAttempt {
+            delivery: "d".to_owned(),
+            event_id: "7".to_owned(),
+            event_type: "user.signup".to_owned(),
+            trigger: "signups".to_owned(),
+            rule: "greet".to_owned(),
+            function: Some(("welcome".to_owned(), 2)),
+            attempt: 1,
+            outcome: "ok",
+            message: None,
+            micros: 85,
+            fuel: 1_204,
+            peak_memory: 65_536,
+            outputs: vec!["events/mail.welcome".to_owned()],
+            settlement: "done",
+            retry_in: None,
+            logs: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn an_event_has_a_line_when_nothing_matched() {
+        assert_eq!(shown(&event(&["greet"])), None);
+        assert_eq!(shown(&event(&[])).as_deref(), Some("user.\\u{1b}[31msignup  7  from signups: no rule matched"));
+    }
+
+    #[test]
+    fn an_attempt_says_what_ran_what_it_cost_and_what_follows() {
+        let good = "user.signup  7  from signups: greet → welcome@2  ok  85 µs  1204 fuel  64.0 KiB  emitted events/mail.welcome";
+        assert_eq!(shown(&Seen::Attempt(Box::new(seen_attempt()))).as_deref(), Some(good));
+        let failed = SeenAttempt {
+            attempt: 3,
+            outcome: "retry",
+            message: Some("no mail server".to_owned()),
+            outputs: Vec::new(),
+            settlement: "parked",
+            retry_in: Some(Duration::from_millis(1_500)),
+            logs: vec![LogLine { level: "warn", message: "trying".to_owned() }],
+            ..seen_attempt()
+        };
+        let bad = "user.signup  7  from signups: greet → welcome@2  try 3  retry  85 µs  1204 fuel  64.0 KiB: no mail server  \
+                   → parked, again in 1.5 s\n    warn: trying";
+        assert_eq!(shown(&Seen::Attempt(Box::new(failed))).as_deref(), Some(bad));
+    }
+}
