@@ -108,7 +108,7 @@ impl Cli {
         let context = Context::new(&self.global, Environment::of_process());
         let context = &context;
         match self.command {
-            Command::Init(args) => init::run(args, context).await,
+            Command::Init(args) => init::run(&args, context),
             Command::Dev(args) => Box::pin(dev::run(args, context)).await,
             Command::Serve(args) => Box::pin(serve::run(args, context)).await,
             Command::Migrate(args) => migrate::run(args, context).await,

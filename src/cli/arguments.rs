@@ -2,7 +2,7 @@
 //!
 //! Invariant: an option has one name, one form and one default wherever it appears.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -29,13 +29,28 @@ impl Page {
     }
 }
 
+/// How much is shown of a list that has no time.
+#[derive(Clone, Debug, Args)]
+pub struct Limit {
+    /// Most rows [default: all]
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+}
+
+impl Limit {
+    /// The first of `rows`.
+    pub fn first<T>(&self, rows: impl Iterator<Item = T>) -> Vec<T> {
+        rows.take(self.limit.unwrap_or(usize::MAX)).collect()
+    }
+}
+
 /// Reads the file at `path`, or stdin for `-`.
 ///
 /// # Errors
 /// Those of reading, with the path.
 pub fn read_input(path: &Path) -> anyhow::Result<Vec<u8>> {
     use std::io::Read as _;
-    if path == PathBuf::from("-") {
+    if path == Path::new("-") {
         let mut bytes = Vec::new();
         std::io::stdin().lock().read_to_end(&mut bytes).context("failed to read stdin")?;
         return Ok(bytes);

@@ -12,6 +12,7 @@ use crate::store::StoreError;
 use crate::store::control::{ControlPlane, FunctionVersion};
 
 use super::Context;
+use super::arguments::Limit;
 
 mod deploy;
 mod invoke;
@@ -30,7 +31,7 @@ enum Command {
     /// Deploy a component as a new version
     Deploy(deploy::Args),
     /// List the functions
-    List,
+    List(Limit),
     /// Show a function, its versions and who runs it
     Show {
         /// The function
@@ -61,7 +62,7 @@ enum Command {
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Deploy(args) => deploy::run(args, context).await,
-        Command::List => list::list(context).await,
+        Command::List(limit) => list::list(&limit, context).await,
         Command::Show { name } => list::show(&name, context).await,
         Command::Promote { name, version } => promote(&name, version, context).await,
         Command::Rollback { name } => rollback(&name, context).await,

@@ -10,6 +10,8 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use time::macros::format_description;
 
+use crate::pattern::Json;
+
 /// How data is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
@@ -148,6 +150,37 @@ pub fn printable(text: &str) -> String {
         }
     }
     shown
+}
+
+/// `json` over several lines, numbers as they were written; lists of scalars stay on one line.
+#[must_use]
+pub fn pretty(json: &Json) -> String {
+    let mut text = Vec::new();
+    write_pretty(json, 0, &mut text);
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+fn write_pretty(json: &Json, depth: usize, out: &mut Vec<u8>) {
+    let is_nested = |item: &Json| matches!(item, Json::Object(_) | Json::Array(_));
+    let line = |out: &mut Vec<u8>, depth: usize| {
+        out.push(b'\n');
+        out.resize(out.len() + 2 * depth, b' ');
+    };
+    match json {
+        Json::Object(members) if members.len() > 1 || members.iter().any(|(_, value)| is_nested(value)) => {
+            out.push(b'{');
+            for (at, (name, value)) in members.iter().enumerate() {
+                out.extend_from_slice(if at > 0 { b"," } else { b"" });
+                line(out, depth + 1);
+                Json::string(name.as_str()).write(out);
+                out.extend_from_slice(b": ");
+                write_pretty(value, depth + 1, out);
+            }
+            line(out, depth);
+            out.push(b'}');
+        }
+        other => other.write(out),
+    }
 }
 
 /// A moment in UTC, to the second.

@@ -1,17 +1,109 @@
-//! `oncue rule`.
+//! `oncue rule`: lists, shows, adds, tests, enables, disables and removes rules.
+//!
+//! Invariant: a rule that is added compiles, and its trigger and function are there. What a rule means is decided in
+//! `rules`.
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
+use clap::Subcommand;
+use serde::Serialize;
+
+use crate::store::StoreError;
+use crate::store::control::{ControlPlane, RuleRow};
+
 use super::Context;
+
+mod add;
+mod list;
+mod test;
 
 /// What may be typed after `oncue rule`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List the rules
+    List(list::Args),
+    /// Show a rule
+    Show {
+        /// The rule
+        name: String,
+    },
+    /// Add a rule
+    Add(Box<add::Args>),
+    /// Say whether a rule matches an event, and what its target would get; exit with 1 if it does not match
+    Test(test::Args),
+    /// Let a rule match
+    Enable {
+        /// The rule
+        name: String,
+    },
+    /// Let a rule match nothing
+    Disable {
+        /// The rule
+        name: String,
+    },
+    /// Delete a rule; what waits to be retried for it becomes void
+    Remove {
+        /// The rule
+        name: String,
+    },
+}
 
 /// Runs the command.
 ///
 /// # Errors
-/// It is not built yet.
-pub async fn run(_args: Args, _context: &Context) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("`oncue rule` is not built yet")
+/// Those of the database, a rule with a mistake, a rule that is not there.
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+    match args.command {
+        Command::List(args) => list::list(&args, context).await,
+        Command::Show { name } => list::show(&name, context).await,
+        Command::Add(args) => add::run(*args, context).await,
+        Command::Test(args) => test::run(args, context).await,
+        Command::Enable { name } => set_enabled(&name, true, context).await,
+        Command::Disable { name } => set_enabled(&name, false, context).await,
+        Command::Remove { name } => remove(&name, context).await,
+    }
+}
+
+#[derive(Serialize)]
+struct Enabled<'a> {
+    name: &'a str,
+    enabled: bool,
+    changed: bool,
+}
+
+async fn set_enabled(name: &str, enabled: bool, context: &Context) -> anyhow::Result<ExitCode> {
+    let before = context.store()?.set_rule_enabled(name, enabled).await?;
+    let state = if enabled { "enabled" } else { "disabled" };
+    context.output.one(&Enabled { name, enabled, changed: before != enabled }, |e| {
+        if e.changed { format!("{name} is {state}") } else { format!("{name} was {state} already") }
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+#[derive(Serialize)]
+struct Removed<'a> {
+    name: &'a str,
+    removed: bool,
+}
+
+async fn remove(name: &str, context: &Context) -> anyhow::Result<ExitCode> {
+    context.store()?.remove_rule(name).await?;
+    context.output.one(&Removed { name, removed: true }, |_| format!("{name} is removed"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn tables(context: &Context) -> anyhow::Result<ControlPlane> {
+    context.store()?.control_plane().await.context("failed to read the rules")
+}
+
+fn find<'a>(tables: &'a ControlPlane, name: &str) -> Result<&'a RuleRow, StoreError> {
+    let missing = || StoreError::Missing { kind: "rule", name: name.to_owned() };
+    tables.rules.iter().find(|r| r.rule.name == name).ok_or_else(missing)
 }

@@ -1,17 +1,165 @@
-//! `oncue trigger`.
+//! `oncue trigger`: lists, shows, pauses and resumes triggers.
+//!
+//! Invariant: a gap, which says that events are missing, is not forgotten without `--accept-gap`.
 
 use std::process::ExitCode;
 
-use super::Context;
+use anyhow::{Context as _, ensure};
+use clap::Subcommand;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::config::trigger_form;
+use crate::store::StoreError;
+use crate::store::control::{ControlPlane, TriggerRow};
+use crate::triggers::spec::TriggerSpec;
+
+use super::arguments::Limit;
+use super::{Context, output};
 
 /// What may be typed after `oncue trigger`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List the triggers
+    List(Limit),
+    /// Show a trigger
+    Show {
+        /// The trigger
+        name: String,
+    },
+    /// Read nothing more; what was read is finished
+    Pause {
+        /// The trigger
+        name: String,
+    },
+    /// Read on where it stopped
+    Resume {
+        /// The trigger
+        name: String,
+        /// Go on although events between are lost
+        #[arg(long)]
+        accept_gap: bool,
+    },
+}
+
+#[derive(Serialize)]
+struct Shown<'a> {
+    name: &'a str,
+    bus: &'a str,
+    kind: &'a str,
+    state: &'a str,
+    error: Option<&'a str>,
+    rules: Vec<&'a str>,
+    spec: Value,
+}
+
+impl<'a> Shown<'a> {
+    fn of(row: &'a TriggerRow, tables: &'a ControlPlane) -> Self {
+        let rules = tables.rules.iter().filter(|r| r.rule.trigger.as_ref().is_none_or(|t| *t == row.name));
+        Self {
+            name: &row.name,
+            bus: &row.bus,
+            kind: &row.kind,
+            state: &row.state,
+            error: row.error.as_deref(),
+            rules: rules.map(|r| r.rule.name.as_str()).collect(),
+            spec: TriggerSpec::parse(&row.kind, &row.spec)
+                .map_or_else(|_| row.spec.clone(), |spec| trigger_form(&row.bus, &spec).into()),
+        }
+    }
+}
 
 /// Runs the command.
 ///
 /// # Errors
-/// It is not built yet.
-pub async fn run(_args: Args, _context: &Context) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("`oncue trigger` is not built yet")
+/// Those of the database, a trigger that is not there.
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+    let tables = context.store()?.control_plane().await.context("failed to read the triggers")?;
+    match args.command {
+        Command::List(limit) => list(&limit, &tables, context)?,
+        Command::Show { name } => context.output.one(&Shown::of(find(&tables, &name)?, &tables), text)?,
+        Command::Pause { name } => {
+            let row = find(&tables, &name)?;
+            ensure!(row.state != "gap", "{name} is in a gap and reads nothing; see `oncue trigger show {name}`");
+            set_state(row, "paused", context).await?;
+        }
+        Command::Resume { name, accept_gap } => {
+            let row = find(&tables, &name)?;
+            ensure!(
+                accept_gap || row.state != "gap",
+                "{name} is in a gap, events are missing: {}; `oncue trigger resume {name} --accept-gap` goes on without them",
+                row.error.as_deref().unwrap_or("no range is known")
+            );
+            set_state(row, "active", context).await?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn find<'a>(tables: &'a ControlPlane, name: &str) -> Result<&'a TriggerRow, StoreError> {
+    let missing = || StoreError::Missing { kind: "trigger", name: name.to_owned() };
+    tables.triggers.iter().find(|t| t.name == name).ok_or_else(missing)
+}
+
+fn list(limit: &Limit, tables: &ControlPlane, context: &Context) -> std::io::Result<()> {
+    let rows: Vec<Shown<'_>> = limit.first(tables.triggers.iter().map(|t| Shown::of(t, tables)));
+    context.output.list(&["name", "bus", "kind", "source", "rules", "state", "error"], &rows, |row| {
+        vec![
+            row.name.to_owned(),
+            row.bus.to_owned(),
+            row.kind.to_owned(),
+            source(&row.spec),
+            row.rules.len().to_string(),
+            row.state.to_owned(),
+            output::dash(row.error),
+        ]
+    })
+}
+
+/// `APP: user.>` or `user.>`.
+fn source(spec: &Value) -> String {
+    let subjects: Vec<&str> = match &spec["subjects"] {
+        Value::Array(subjects) => subjects.iter().filter_map(Value::as_str).collect(),
+        _ => spec["subject"].as_str().into_iter().collect(),
+    };
+    match spec["stream"].as_str() {
+        Some(stream) if subjects.is_empty() => stream.to_owned(),
+        Some(stream) => format!("{stream}: {}", subjects.join(" ")),
+        None => subjects.join(" "),
+    }
+}
+
+#[derive(Serialize)]
+struct Changed<'a> {
+    name: &'a str,
+    state: &'a str,
+    previous_state: String,
+}
+
+async fn set_state(row: &TriggerRow, state: &str, context: &Context) -> anyhow::Result<()> {
+    let previous_state = context.store()?.set_trigger_state(&row.name, state).await?;
+    let changed = Changed { name: &row.name, state, previous_state };
+    context.output.one(&changed, |c| format!("{} is {} (before: {})", c.name, c.state, c.previous_state))?;
+    Ok(())
+}
+
+fn text(shown: &Shown<'_>) -> String {
+    let mut rows = vec![
+        ("trigger", shown.name.to_owned()),
+        ("kind", shown.kind.to_owned()),
+        ("state", shown.state.to_owned()),
+        ("error", shown.error.unwrap_or_default().to_owned()),
+        ("rules", if shown.rules.is_empty() { "-".to_owned() } else { shown.rules.join(", ") }),
+    ];
+    let spec = shown.spec.as_object();
+    for (key, value) in spec.into_iter().flatten() {
+        rows.push((key, value.as_str().map_or_else(|| value.to_string(), str::to_owned)));
+    }
+    output::fields(&rows)
 }

@@ -95,11 +95,11 @@ impl Plan {
         for entry in manifest.triggers.values() {
             let old = tables.triggers.iter().find(|t| t.name == entry.name).map(row_form);
             let new = trigger_form(&entry.bus, &entry.spec);
-            plan.add(row_change(Kind::Trigger, &entry.name, old, new));
+            plan.add(row_change(Kind::Trigger, &entry.name, old, &new));
         }
         for entry in &manifest.rules {
             let old = tables.rules.iter().find(|r| r.rule.name == entry.rule.name).map(|r| rule_form(&r.rule));
-            plan.add(row_change(Kind::Rule, &entry.rule.name, old, rule_form(&entry.rule)));
+            plan.add(row_change(Kind::Rule, &entry.rule.name, old, &rule_form(&entry.rule)));
         }
         plan.add_unnamed(manifest, tables, if prune { Action::Delete } else { Action::Keep });
         plan
@@ -204,9 +204,9 @@ fn function_change(entry: &FunctionEntry, digest: &[u8], versions: &[&FunctionVe
     Some(Change { kind: Kind::Function, name: entry.name.clone(), action, version: Some(version), fields })
 }
 
-fn row_change(kind: Kind, name: &str, old: Option<Form>, new: Form) -> Option<Change> {
+fn row_change(kind: Kind, name: &str, old: Option<Form>, new: &Form) -> Option<Change> {
     let action = if old.is_some() { Action::Change } else { Action::Create };
-    let fields = difference(&old.unwrap_or_default(), &new);
+    let fields = difference(&old.unwrap_or_default(), new);
     let change = Change { kind, name: name.to_owned(), action, version: None, fields };
     (action == Action::Create || !change.fields.is_empty()).then_some(change)
 }

@@ -223,6 +223,7 @@ fn tables_of(config: &Config) -> ControlPlane {
         spec: t.spec.to_json(),
         state: "active".to_owned(),
         error: None,
+        identity: None,
     });
     let rules = config.manifest.rules.iter().map(|r| RuleRow { rule: r.rule.clone(), error: None });
     ControlPlane {

@@ -1,6 +1,7 @@
 //! Writes triggers.
 //!
-//! Invariant: writing a trigger's row keeps its state: a paused one stays paused, a gap is not forgotten.
+//! Invariant: writing a trigger's row keeps its state: a paused one stays paused, a gap is not forgotten. The source
+//! that it was bound to is forgotten when it is given another one.
 
 use super::apply::Tx;
 use super::{Store, StoreError};
@@ -19,13 +20,16 @@ pub struct TriggerWrite {
 }
 
 impl Store {
-    /// Sets the state of a trigger to `active` or `paused`, and gives the one that it had.
+    /// Sets the state of a trigger to `active` or `paused`, and gives the one that it had. Out of a gap, the source
+    /// that it was bound to is forgotten, so that it binds to the one that is there.
     ///
     /// # Errors
     /// `Missing` when there is no such trigger.
     pub async fn set_trigger_state(&self, name: &str, state: &str) -> Result<String, StoreError> {
         let before = sqlx::query_scalar!(
-            "update oncue.triggers t set state = $2 from (select name, state from oncue.triggers where name = $1 for update) b
+            "update oncue.triggers t set state = $2, error = case when $2 = 'active' then null else t.error end,
+                 identity = case when b.state = 'gap' then null else t.identity end
+             from (select name, state from oncue.triggers where name = $1 for update) b
              where t.name = b.name returning b.state",
             name,
             state
@@ -38,8 +42,11 @@ impl Store {
 
 pub(super) async fn write_trigger(tx: &mut Tx, trigger: &TriggerWrite) -> Result<(), StoreError> {
     sqlx::query!(
-        "insert into oncue.triggers (name, bus, kind, spec) values ($1, $2, $3, $4)
-         on conflict (name) do update set bus = excluded.bus, kind = excluded.kind, spec = excluded.spec, error = null",
+        "insert into oncue.triggers as t (name, bus, kind, spec) values ($1, $2, $3, $4)
+         on conflict (name) do update set bus = excluded.bus, kind = excluded.kind, spec = excluded.spec, error = null,
+             identity = case when (t.bus, t.kind, t.spec -> 'stream') is distinct from
+                                  (excluded.bus, excluded.kind, excluded.spec -> 'stream')
+                             then null else t.identity end",
         trigger.name,
         trigger.bus,
         trigger.kind,

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::delivery::{Outcome, Report};
-use crate::event::codec;
+use crate::event::{Event, codec};
 use crate::runtime::{CallContext, Runtime};
 
 use crate::cli::arguments::name_version;
@@ -81,8 +81,6 @@ fn invoked(name: &str, version: u32, report: Report) -> Invoked {
         Outcome::Ok(events) => events,
         _ => Vec::new(),
     };
-    // What the codec wrote is JSON.
-    let json = |event| serde_json::from_slice(&codec::to_structured(event)).unwrap_or_default();
     Invoked {
         function: name.to_owned(),
         version,
@@ -93,8 +91,20 @@ fn invoked(name: &str, version: u32, report: Report) -> Invoked {
         peak_memory: report.peak_memory,
         logs: report.logs.into_iter().map(|l| Line { level: l.level, message: l.message }).collect(),
         logs_dropped: report.logs_dropped,
-        emitted: emitted.iter().map(json).collect(),
+        emitted: emitted.iter().map(shown).collect(),
     }
+}
+
+/// The event as JSON. It has no id: that comes from the delivery when it is published.
+fn shown(event: &Event) -> Value {
+    // What the codec wrote is JSON.
+    let mut json: Value = serde_json::from_slice(&codec::to_structured(event)).unwrap_or_default();
+    if let Some(members) = json.as_object_mut()
+        && event.id.is_empty()
+    {
+        members.shift_remove("id");
+    }
+    json
 }
 
 fn text(invoked: &Invoked) -> String {

@@ -12,6 +12,7 @@ use crate::function::Limits;
 use crate::rules::Target;
 use crate::store::control::{ControlPlane, FunctionVersion, hex};
 
+use crate::cli::arguments::Limit;
 use crate::cli::{Context, output};
 
 /// Digits of a digest that a table shows.
@@ -57,10 +58,10 @@ struct Version<'a> {
 ///
 /// # Errors
 /// Those of the database.
-pub async fn list(context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn list(limit: &Limit, context: &Context) -> anyhow::Result<ExitCode> {
     let tables = context.store()?.control_plane().await.context("failed to read the functions")?;
     let current = tables.functions.iter().filter(|v| v.current);
-    let rows: Vec<Summary<'_>> = current.map(|v| summary(v, &tables)).collect();
+    let rows: Vec<Summary<'_>> = limit.first(current.map(|v| summary(v, &tables)));
     let columns = ["name", "version", "versions", "rules", "sha256", "timeout", "memory", "deployed"];
     context.output.list(&columns, &rows, |row| {
         vec![
