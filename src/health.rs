@@ -84,9 +84,9 @@ impl TriggerState {
 /// One thing that the node depends on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Component {
-    /// `store`, `bus/NAME` or `trigger/NAME`.
+    /// `store`, `rules`, `bus/NAME` or `trigger/NAME`.
     pub component: String,
-    /// `up`, `down` or the name of a [`TriggerState`].
+    /// `up`, `down`, `loading` or the name of a [`TriggerState`].
     pub state: &'static str,
     /// Why, when not all is well.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -155,6 +155,16 @@ impl Health {
     pub fn store_down(&self, reason: &str) {
         telemetry::store_up(false);
         self.report("store".to_owned(), "down", Some(reason), true);
+    }
+
+    /// The rules were not loaded yet: nothing is known of triggers.
+    pub fn rules_loading(&self) {
+        self.report("rules".to_owned(), "loading", Some("not loaded yet"), true);
+    }
+
+    /// Rules were loaded, and the triggers that they came with report for themselves.
+    pub fn rules_loaded(&self) {
+        self.report("rules".to_owned(), "up", None, false);
     }
 
     /// A bus is connected.

@@ -105,6 +105,7 @@ struct Shared {
 pub async fn run(config: NodeConfig, drain: Drain, observer: Option<Observer>) -> anyhow::Result<()> {
     drain.spawn_service("signals", drain.signals().context("cannot catch signals")?);
     let health = Health::new();
+    health.rules_loading();
     serve_health(&config, &health, &drain).await?;
     let store = Store::connect_lazy(&config.store)?;
     if !reach_store(&store, &health, &drain).await? {

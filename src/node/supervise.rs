@@ -34,6 +34,7 @@ pub(super) async fn supervise(
         let rows = planes.borrow_and_update().as_ref().map(|plane| plane.triggers.clone());
         if let Some(rows) = rows {
             reconcile(&shared, &rows, &mut running, &notices).await;
+            shared.health.rules_loaded();
         }
         tokio::select! {
             () = stop.cancelled() => break,
