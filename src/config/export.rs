@@ -145,5 +145,9 @@ fn toml_text(value: &Value) -> String {
 
 fn toml_key(key: &str) -> String {
     let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    if !key.is_empty() && key.chars().all(bare) { key.to_owned() } else { Value::from(key).to_string() }
+    if !key.is_empty() && key.chars().all(bare) {
+        return key.to_owned();
+    }
+    // JSON escapes what TOML escapes, but for DEL.
+    Value::from(key).to_string().replace('\u{7f}', "\\u007f")
 }

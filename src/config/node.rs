@@ -31,6 +31,9 @@ const KEYS: &[&str] = &[
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(24 * 3_600);
 
+/// The life cycle of the node; libraries speak when something is wrong.
+const LOG_FILTER: &str = "info,sqlx=warn,async_nats=warn,wasmtime=warn,cranelift=warn";
+
 /// What `[node]` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeSettings {
@@ -89,7 +92,7 @@ impl NodeSettings {
             retention: 30 * DAY,
             cache_dir: None,
             log_format: LogFormat::Text,
-            log_filter: environment.get("RUST_LOG").unwrap_or("info").to_owned(),
+            log_filter: environment.get("RUST_LOG").unwrap_or(LOG_FILTER).to_owned(),
         };
         let name = settings.default_name(environment);
         Self { name, ..settings }

@@ -186,7 +186,7 @@ component = "w.wasm"
 build = { command = "make \"x\"", watch = ["src/**"] }
 limits = { timeout = "250ms", memory = "1000000B", fuel = 5, concurrency = 2, output = "1KiB", output_events = 3, log = "0B" }
 grants = { publish = ["events/mail.*"] }
-config = { KEY = "v\n'\"", "a b" = "" }
+config = { KEY = "v\n'\"", "a b" = "", "q\"\u007f" = "\u0000\u0085" }
 
 [[rule]]
 name = "first"
