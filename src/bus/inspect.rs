@@ -198,8 +198,7 @@ pub async fn set_subjects(bus: &NatsBus, name: &str, subjects: Vec<String>) -> R
 #[must_use]
 pub fn covers(wide: &str, narrow: &str) -> bool {
     let mut narrow = narrow.split('.');
-    let mut wide = wide.split('.').peekable();
-    while let Some(token) = wide.next() {
+    for token in wide.split('.') {
         match (token, narrow.next()) {
             (">", Some(_)) => return true,
             (_, None | Some(">")) => return false,

@@ -1,17 +1,127 @@
-//! `oncue doctor`.
+//! `oncue doctor`: looks for what is wrong and says what mends it.
+//!
+//! Invariant: every finding that is not good names a command, a statement or a setting. `--fix` only adds what is
+//! missing (partitions, streams that their trigger wants made); it never changes or removes anything.
 
 use std::process::ExitCode;
 
+use serde::Serialize;
+
 use super::Context;
+use super::output::printable;
+
+mod database;
+mod machine;
+mod nats;
+mod rules;
 
 /// What may be typed after `oncue doctor`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Add what is missing: partitions, and streams of triggers with create_stream
+    #[arg(long)]
+    fix: bool,
+}
 
-/// Runs the command.
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Level {
+    /// As it should be.
+    Ok,
+    /// Somebody should know.
+    Warning,
+    /// Somebody must act.
+    Error,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Serialize)]
+struct Finding {
+    level: Level,
+    /// What was looked at: `postgres`, `trigger signups`, ….
+    about: String,
+    text: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fix: Option<String>,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn ok(&mut self, about: impl Into<String>, text: impl Into<String>) {
+        self.push(Level::Ok, about, text, None);
+    }
+
+    fn warn(&mut self, about: impl Into<String>, text: impl Into<String>, fix: impl Into<String>) {
+        self.push(Level::Warning, about, text, Some(fix.into()));
+    }
+
+    fn bad(&mut self, about: impl Into<String>, text: impl Into<String>, fix: impl Into<String>) {
+        self.push(Level::Error, about, text, Some(fix.into()));
+    }
+
+    fn push(&mut self, level: Level, about: impl Into<String>, text: impl Into<String>, fix: Option<String>) {
+        self.0.push(Finding { level, about: about.into(), text: text.into(), fix });
+    }
+
+    fn count(&self, level: Level) -> usize {
+        self.0.iter().filter(|f| f.level == level).count()
+    }
+}
+
+/// Looks.
 ///
 /// # Errors
-/// It is not built yet.
-pub async fn run(_args: Args, _context: &Context) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("`oncue doctor` is not built yet")
+/// A broken manifest; whatever else is wrong is a finding, and the exit code is 1 if one of them is bad.
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+    let config = context.config()?;
+    let mut findings = Findings::default();
+    match &config.path {
+        Some(path) => findings.ok("manifest", format!("{} is valid", path.display())),
+        None => findings.ok("manifest", "none; the environment alone"),
+    }
+    let tables = match context.lazy_store() {
+        Ok(store) => Box::pin(database::look(&store, &config.node, args.fix, &mut findings)).await,
+        Err(error) => {
+            findings.bad(
+                "postgres",
+                format!("{error:#}"),
+                "set DATABASE_URL, or run `oncue dev`, which brings its own",
+            );
+            None
+        }
+    };
+    if let Some(tables) = &tables {
+        rules::look(tables, &mut findings);
+    }
+    for (name, bus) in &config.buses {
+        Box::pin(nats::look(name, bus, config, tables.as_ref(), args.fix, &mut findings)).await;
+    }
+    machine::look(&config.node, &mut findings);
+    let bad = findings.count(Level::Error) > 0;
+    context.output.one(&findings, text)?;
+    Ok(if bad { ExitCode::from(1) } else { ExitCode::SUCCESS })
+}
+
+fn text(findings: &Findings) -> String {
+    let mut text = String::new();
+    for finding in &findings.0 {
+        let sign = match finding.level {
+            Level::Ok => '✓',
+            Level::Warning => '!',
+            Level::Error => '✗',
+        };
+        text.push_str(&format!("{sign} {}: {}\n", finding.about, finding.text));
+        if let Some(fix) = &finding.fix {
+            text.push_str(&format!("    {}\n", fix.replace('\n', "\n    ")));
+        }
+    }
+    let (bad, warnings) = (findings.count(Level::Error), findings.count(Level::Warning));
+    text.push_str(&match (bad, warnings) {
+        (0, 0) => "nothing is wrong".to_owned(),
+        _ => format!("{bad} must be mended, {warnings} to know"),
+    });
+    printable(&text)
 }

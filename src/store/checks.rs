@@ -1,7 +1,7 @@
 //! What `oncue doctor` asks the database: the server, its settings, its connections, and what waits or is stuck.
 //!
-//! Invariant: reads only, each question in one statement, none of them slower for a large ledger. What a finding means
-//! is decided by the doctor.
+//! Invariant: each question is one statement that reads, none of them slower for a large ledger; the one that writes
+//! only adds empty partitions. What a finding means is decided by the doctor.
 
 use sqlx::types::time::OffsetDateTime;
 
@@ -159,6 +159,21 @@ impl Store {
         )
         .fetch_one(&self.pool)
         .await?)
+    }
+
+    /// Adds the partitions of today and the next two days where they are missing; false if the default partition holds
+    /// rows of such a day.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn add_partitions(&self) -> Result<bool, StoreError> {
+        let added = sqlx::query_scalar!(
+            r#"select bool_and(oncue.ensure_partitions((now() at time zone 'UTC')::date + ahead)) as "added!"
+               from generate_series(0, 2) as ahead"#
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(added)
     }
 
     /// What waits, and what waits for too long.

@@ -115,7 +115,7 @@ impl Planner {
         }
         let deliveries = planned.into_iter().map(|p| {
             let event = codec::to_structured(&p.event);
-            delivery(letter, &p.rule.rule.name, function_of(&p.rule), event.into(), p.ordering_key)
+            delivery(letter, &p.rule.rule.name, function_of(&p.rule), event, p.ordering_key)
         });
         Ok(deliveries.collect())
     }

@@ -80,7 +80,7 @@ pub(super) async fn run(store: &Store, args: &Args, context: &Context) -> anyhow
         result.stay += verdicts.iter().filter(|v| v.stays.is_some()).count();
         result.letters.extend(verdicts);
         let done = (at + 1) * BATCH;
-        if done % PROGRESS == 0 {
+        if done.is_multiple_of(PROGRESS) {
             context.output.note(&format!("{done} of {}", rows.len()));
         }
     }

@@ -19,27 +19,31 @@ pub(super) enum Line {
     /// No rule matched.
     Unmatched { at: String, trigger: String, event_id: String, event_type: String },
     /// An attempt ended.
-    Attempt {
-        at: String,
-        trigger: String,
-        event_id: String,
-        event_type: String,
-        delivery: String,
-        rule: String,
-        function: Option<String>,
-        attempt: u32,
-        outcome: &'static str,
-        message: Option<String>,
-        micros: u64,
-        fuel: u64,
-        peak_memory: u64,
-        outputs: Vec<String>,
-        settlement: &'static str,
-        retry_in_ms: Option<u64>,
-        logs: Vec<(&'static str, String)>,
-    },
+    Attempt(Box<AttemptLine>),
     /// A message was no event.
     Rejected { at: String, trigger: String, class: &'static str, error: String },
+}
+
+/// An attempt that ended.
+#[derive(Debug, Serialize)]
+pub(super) struct AttemptLine {
+    at: String,
+    trigger: String,
+    event_id: String,
+    event_type: String,
+    delivery: String,
+    rule: String,
+    function: Option<String>,
+    attempt: u32,
+    outcome: &'static str,
+    message: Option<String>,
+    micros: u64,
+    fuel: u64,
+    peak_memory: u64,
+    outputs: Vec<String>,
+    settlement: &'static str,
+    retry_in_ms: Option<u64>,
+    logs: Vec<(&'static str, String)>,
 }
 
 impl Line {
@@ -55,16 +59,17 @@ impl Line {
                 event_id: event.id.clone(),
                 event_type: event.ty.clone(),
             }),
-            Seen::Attempt(attempt) => Some(Self::of_attempt(at, attempt)),
+            Seen::Attempt(seen) => Some(Self::Attempt(Box::new(AttemptLine::of(at, seen)))),
             Seen::Rejected { trigger, class, error } => {
                 Some(Self::Rejected { at, trigger: trigger.clone(), class, error: error.clone() })
             }
         }
     }
+}
 
-    fn of_attempt(at: String, seen: &SeenAttempt) -> Self {
-        let retry_in = seen.retry_in.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
-        Self::Attempt {
+impl AttemptLine {
+    fn of(at: String, seen: &SeenAttempt) -> Self {
+        Self {
             at,
             trigger: seen.trigger.clone(),
             event_id: seen.event_id.clone(),
@@ -80,7 +85,7 @@ impl Line {
             peak_memory: seen.peak_memory,
             outputs: seen.outputs.clone(),
             settlement: seen.settlement,
-            retry_in_ms: retry_in,
+            retry_in_ms: seen.retry_in.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
             logs: seen.logs.iter().map(|l| (l.level, l.message.clone())).collect(),
         }
     }
@@ -95,51 +100,30 @@ pub(super) fn text(line: &Line) -> String {
         Line::Rejected { at, trigger, class, error } => {
             format!("{at}  rejected  from {trigger}: {class}: {error}; `oncue dead-letter list` has it")
         }
-        Line::Attempt { .. } => attempt(line),
+        Line::Attempt(line) => attempt(line),
     };
     printable(&text)
 }
 
-fn attempt(line: &Line) -> String {
-    let Line::Attempt {
-        at,
-        trigger,
-        event_id,
-        event_type,
-        rule,
-        function,
-        attempt,
-        outcome,
-        message,
-        fuel,
-        peak_memory,
-        outputs,
-        ..
-    } = line
-    else {
-        return String::new();
+fn attempt(line: &AttemptLine) -> String {
+    let AttemptLine { at, trigger, event_id, event_type, rule, outcome, .. } = line;
+    let run = line.function.as_deref().map_or(String::new(), |f| format!(" → {f}"));
+    let tries = if line.attempt > 1 { format!("  try {}", line.attempt) } else { String::new() };
+    let cost = match line.function {
+        Some(_) => format!("  {} fuel  {}", line.fuel, bytes(line.peak_memory)),
+        None => String::new(),
     };
-    let run = function.as_deref().map_or(String::new(), |f| format!(" → {f}"));
-    let tries = if *attempt > 1 { format!("  try {attempt}") } else { String::new() };
-    let cost = match (line, function) {
-        (Line::Attempt { micros: took, .. }, Some(_)) => {
-            format!("  {}  {fuel} fuel  {}", micros(*took), bytes(*peak_memory))
-        }
-        (Line::Attempt { micros: took, .. }, None) => format!("  {}", micros(*took)),
-        _ => String::new(),
-    };
-    let emitted = if outputs.is_empty() { String::new() } else { format!("  emitted {}", outputs.join(", ")) };
-    let message = message.as_deref().map(|m| format!(": {m}")).unwrap_or_default();
-    let mut text = format!(
-        "{at}  {event_type}  {event_id}  from {trigger}: {rule}{run}{tries}  {outcome}{cost}{emitted}{message}"
-    );
-    text.push_str(&after(line));
-    text
+    let took = micros(line.micros);
+    let emitted =
+        if line.outputs.is_empty() { String::new() } else { format!("  emitted {}", line.outputs.join(", ")) };
+    let message = line.message.as_deref().map(|m| format!(": {m}")).unwrap_or_default();
+    let what = format!("{event_type}  {event_id}  from {trigger}: {rule}{run}{tries}");
+    format!("{at}  {what}  {outcome}  {took}{cost}{emitted}{message}{}", after(line))
 }
 
 /// What follows from a failure, and what was logged.
-fn after(line: &Line) -> String {
-    let Line::Attempt { delivery, settlement, retry_in_ms, logs, .. } = line else { return String::new() };
+fn after(line: &AttemptLine) -> String {
+    let AttemptLine { delivery, settlement, retry_in_ms, logs, .. } = line;
     let mut text = match (*settlement, retry_in_ms) {
         ("again", _) => "  → again at once".to_owned(),
         ("parked", Some(ms)) => format!("  → parked, again in {:.1} s", *ms as f64 / 1e3),

@@ -48,6 +48,7 @@ fn control() -> ControlPlane {
             spec: json!({"subject": "user.*"}),
             state: "active".to_owned(),
             error: None,
+            identity: None,
         }],
         rules: vec![rule("first", r#"{"type":["user.signup"]}"#), rule("second", r#"{"type":["user.signup"]}"#)],
         unreadable: Vec::new(),
