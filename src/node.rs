@@ -33,6 +33,9 @@ use crate::triggers::Source;
 
 pub use crate::dispatch::{Observer, Seen};
 
+/// What a second signal leaves for tasks that watch for it; what runs on is cut off with the process.
+const QUIT_GRACE: Duration = Duration::from_millis(500);
+
 /// Everything that a node needs to know.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
@@ -139,7 +142,11 @@ async fn reach_store(store: &Store, health: &Health, drain: &Drain) -> anyhow::R
     let stop = drain.token().stop_reading;
     let mut tries = 0_u32;
     loop {
-        let error = match store.migrate().await {
+        let reached = match store.ping().await {
+            Ok(()) => store.migrate().await,
+            Err(error) => Err(error),
+        };
+        let error = match reached {
             Ok(()) => {
                 health.store_up();
                 telemetry::store_up(true);
@@ -244,12 +251,19 @@ fn start(shared: &Shared) {
 
 async fn finish(config: &NodeConfig, shared: Option<&Shared>, drain: &Drain) -> anyhow::Result<()> {
     drain.stop_reading();
-    let drained = drain.finish(config.drain).await;
+    let quit = async {
+        drain.token().quit.cancelled().await;
+        tokio::time::sleep(QUIT_GRACE).await;
+    };
+    let drained = tokio::select! {
+        drained = drain.finish(config.drain) => drained,
+        () = quit => drain.finish(Duration::ZERO).await,
+    };
     if let Err(unfinished) = &drained {
         tracing::error!(error = %unfinished, "not drained in time; what was not settled comes again");
         drain.quit();
         // What hangs on after that is cut off with the process.
-        let _ = drain.finish(Duration::from_secs(2)).await;
+        let _ = drain.finish(QUIT_GRACE).await;
     }
     if let Some(shared) = shared {
         let goodbye = async {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{ConnectOptions as _, Connection as _};
 
 pub mod apply;
 pub mod checks;
@@ -95,6 +96,9 @@ impl StoreError {
     }
 }
 
+/// How long a connection may take to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// How to reach the database.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -118,6 +122,7 @@ impl Config {
 #[derive(Clone, Debug)]
 pub struct Store {
     pool: PgPool,
+    options: PgConnectOptions,
 }
 
 impl Store {
@@ -130,23 +135,27 @@ impl Store {
             PgConnectOptions::from_str(&config.url).map_err(StoreError::Address)?.application_name("oncue").options([
                 ("statement_timeout", format!("{}ms", config.statement_timeout.as_millis())),
                 ("lock_timeout", "10s".to_owned()),
+                ("client_min_messages", "warning".to_owned()),
                 ("idle_in_transaction_session_timeout", "60s".to_owned()),
             ]);
         let pool = PgPoolOptions::new()
             .max_connections(config.connections)
-            .acquire_timeout(Duration::from_secs(5))
+            .acquire_timeout(CONNECT_TIMEOUT)
             // A round trip for each use, so that a restart of the server costs no failed transaction for each connection.
             .test_before_acquire(true)
-            .connect_lazy_with(options);
-        Ok(Self { pool })
+            .connect_lazy_with(options.clone());
+        Ok(Self { pool, options })
     }
 
-    /// Connects once, to find out whether the database is there.
+    /// Connects once, to find out whether the database is there and, if not, why: the pool only says that it waited.
     ///
     /// # Errors
-    /// `Unreachable` or `Refused` with the server's words.
+    /// `Unreachable` or `Refused` with the server's or the system's words.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        sqlx::query("select 1").execute(&self.pool).await?;
+        let connecting = self.options.connect();
+        let connection = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
+        let connection = connection.map_err(|_| StoreError::Unreachable(sqlx::Error::PoolTimedOut))??;
+        connection.close().await?;
         Ok(())
     }
 

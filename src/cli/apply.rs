@@ -46,7 +46,7 @@ pub struct Applied {
 /// # Errors
 /// Those of `apply`.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
-    let applied = apply(context, &context.store()?, args.prune).await?;
+    let applied = apply(context, &context.store().await?, args.prune).await?;
     context.output.one(&applied, text)?;
     Ok(ExitCode::SUCCESS)
 }

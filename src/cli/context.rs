@@ -104,9 +104,19 @@ impl Context {
     ///
     /// # Errors
     /// A broken manifest, no address, or one that cannot be parsed.
-    pub fn store(&self) -> anyhow::Result<Store> {
+    pub fn lazy_store(&self) -> anyhow::Result<Store> {
         let config = store::Config { connections: CONNECTIONS, ..store::Config::new(self.database()?) };
         Ok(Store::connect_lazy(&config)?)
+    }
+
+    /// The database, after a first connection.
+    ///
+    /// # Errors
+    /// No address is known, it cannot be parsed, or the server is not there.
+    pub async fn store(&self) -> anyhow::Result<Store> {
+        let store = self.lazy_store()?;
+        store.ping().await?;
+        Ok(store)
     }
 }
 

@@ -132,7 +132,7 @@ impl Selection {
 /// # Errors
 /// Those of the database; a dead letter that is not there.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
-    let store = context.store()?;
+    let store = context.store().await?;
     match args.verb {
         Verb::List { page, filter, state } => {
             let state = Some(state.as_str()).filter(|s| *s != "all");

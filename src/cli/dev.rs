@@ -65,7 +65,7 @@ async fn work(args: &Args, context: &Context, servers: &Servers, folder: &Path) 
     set_up_logs(context)?;
     servers.publish().with_context(|| format!("failed to write into {}", folder.display()))?;
     let config = node_config(context, folder)?;
-    context.store()?.migrate().await.context("failed to migrate the tables")?;
+    context.store().await?.migrate().await.context("failed to migrate the tables")?;
     banner::print(context, servers, &config)?;
     let project = project::Project::new(context, servers, folder, !args.no_build);
     project.begin().await?;

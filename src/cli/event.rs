@@ -76,7 +76,7 @@ impl Filter {
 /// # Errors
 /// Those of the database; an event that is not there.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
-    let store = context.store()?;
+    let store = context.store().await?;
     match args.verb {
         Verb::List { page, filter } => list(&store, &page, &filter, context).await,
         Verb::Show(args) => show::run(&store, &args, context).await,

@@ -32,7 +32,7 @@ struct Document<'a> {
 /// # Errors
 /// A broken manifest at hand, those of the database, a component that cannot be written.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
-    let store = context.store()?;
+    let store = context.store().await?;
     let tables = store.control_plane().await.context("failed to read the tables")?;
     let exported = config::export(&tables, context.config()?);
     for reason in &exported.left_out {

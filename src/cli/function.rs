@@ -79,7 +79,7 @@ struct Promoted<'a> {
 }
 
 async fn promote(name: &str, version: u32, context: &Context) -> anyhow::Result<ExitCode> {
-    let store = context.store()?;
+    let store = context.store().await?;
     let tables = store.control_plane().await.context("failed to read the functions")?;
     let previous = current(&tables, name)?.version;
     store.promote(name, version).await?;
@@ -91,7 +91,7 @@ async fn promote(name: &str, version: u32, context: &Context) -> anyhow::Result<
 }
 
 async fn rollback(name: &str, context: &Context) -> anyhow::Result<ExitCode> {
-    let tables = context.store()?.control_plane().await.context("failed to read the functions")?;
+    let tables = context.store().await?.control_plane().await.context("failed to read the functions")?;
     let now = current(&tables, name)?.version;
     let before = tables.functions.iter().filter(|v| v.function == name && v.version < now).map(|v| v.version).max();
     let before = before.with_context(|| {

@@ -15,7 +15,7 @@ pub struct Args {}
 /// # Errors
 /// Those of the database.
 pub async fn run(_args: Args, context: &Context) -> anyhow::Result<ExitCode> {
-    context.store()?.migrate().await.context("failed to migrate the tables")?;
+    context.store().await?.migrate().await.context("failed to migrate the tables")?;
     context.output.note("the tables are up to date");
     Ok(ExitCode::SUCCESS)
 }

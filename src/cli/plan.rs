@@ -43,7 +43,7 @@ const CHANGES: u8 = 2;
 /// # Errors
 /// A broken manifest, a component that cannot be read, those of the database.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
-    let planned = plan(context, &context.store()?, args.prune).await?;
+    let planned = plan(context, &context.store().await?, args.prune).await?;
     context.output.one(&planned.plan, text)?;
     let changes = args.detailed_exitcode && !planned.plan.is_empty();
     Ok(if changes { ExitCode::from(CHANGES) } else { ExitCode::SUCCESS })

@@ -79,7 +79,7 @@ struct Enabled<'a> {
 }
 
 async fn set_enabled(name: &str, enabled: bool, context: &Context) -> anyhow::Result<ExitCode> {
-    let before = context.store()?.set_rule_enabled(name, enabled).await?;
+    let before = context.store().await?.set_rule_enabled(name, enabled).await?;
     let state = if enabled { "enabled" } else { "disabled" };
     context.output.one(&Enabled { name, enabled, changed: before != enabled }, |e| {
         if e.changed { format!("{name} is {state}") } else { format!("{name} was {state} already") }
@@ -94,13 +94,13 @@ struct Removed<'a> {
 }
 
 async fn remove(name: &str, context: &Context) -> anyhow::Result<ExitCode> {
-    context.store()?.remove_rule(name).await?;
+    context.store().await?.remove_rule(name).await?;
     context.output.one(&Removed { name, removed: true }, |_| format!("{name} is removed"))?;
     Ok(ExitCode::SUCCESS)
 }
 
 async fn tables(context: &Context) -> anyhow::Result<ControlPlane> {
-    context.store()?.control_plane().await.context("failed to read the rules")
+    context.store().await?.control_plane().await.context("failed to read the rules")
 }
 
 fn find<'a>(tables: &'a ControlPlane, name: &str) -> Result<&'a RuleRow, StoreError> {

@@ -80,7 +80,7 @@ impl<'a> Shown<'a> {
 /// # Errors
 /// Those of the database, a trigger that is not there.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
-    let tables = context.store()?.control_plane().await.context("failed to read the triggers")?;
+    let tables = context.store().await?.control_plane().await.context("failed to read the triggers")?;
     match args.command {
         Command::List(limit) => list(&limit, &tables, context)?,
         Command::Show { name } => context.output.one(&Shown::of(find(&tables, &name)?, &tables), text)?,
@@ -143,7 +143,7 @@ struct Changed<'a> {
 }
 
 async fn set_state(row: &TriggerRow, state: &str, context: &Context) -> anyhow::Result<()> {
-    let previous_state = context.store()?.set_trigger_state(&row.name, state).await?;
+    let previous_state = context.store().await?.set_trigger_state(&row.name, state).await?;
     let changed = Changed { name: &row.name, state, previous_state };
     context.output.one(&changed, |c| format!("{} is {} (before: {})", c.name, c.state, c.previous_state))?;
     Ok(())

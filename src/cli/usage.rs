@@ -63,7 +63,7 @@ struct Line {
 /// # Errors
 /// Those of the database; a file of rates that cannot be read.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
-    let store = context.store()?;
+    let store = context.store().await?;
     if args.check {
         return check(&args, &store, context).await;
     }

@@ -143,7 +143,7 @@ impl<'a> Project<'a> {
         if config.path.is_none() {
             return;
         }
-        let applied = async { apply::apply(context, &context.store()?, false).await };
+        let applied = async { apply::apply(context, &context.store().await?, false).await };
         match applied.await {
             Ok(applied) => self.note_changes(&applied, begin.elapsed()),
             Err(error) => self.note(&format!("not applied: {error:#}")),

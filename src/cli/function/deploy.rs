@@ -56,7 +56,7 @@ struct Deployed {
 /// # Errors
 /// No such file, a component that cannot run, an option with a mistake, those of the database.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
-    let store = context.store()?;
+    let store = context.store().await?;
     let entry = context.config()?.manifest.functions.get(&args.name);
     let file = args.file.as_ref().or(entry.map(|e| &e.file));
     let file = file.with_context(|| format!("no component is named: `oncue function deploy {} FILE`", args.name))?;

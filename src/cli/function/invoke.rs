@@ -54,7 +54,7 @@ struct Line {
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let event = args.sample.event()?;
     let (name, version) = &args.function;
-    let store = context.store()?;
+    let store = context.store().await?;
     let tables = store.control_plane().await.context("failed to read the functions")?;
     let version = super::version(&tables, name, *version)?;
     let component = store.component(&version.digest).await?;

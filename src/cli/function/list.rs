@@ -59,7 +59,7 @@ struct Version<'a> {
 /// # Errors
 /// Those of the database.
 pub async fn list(limit: &Limit, context: &Context) -> anyhow::Result<ExitCode> {
-    let tables = context.store()?.control_plane().await.context("failed to read the functions")?;
+    let tables = context.store().await?.control_plane().await.context("failed to read the functions")?;
     let current = tables.functions.iter().filter(|v| v.current);
     let rows: Vec<Summary<'_>> = limit.first(current.map(|v| summary(v, &tables)));
     let columns = ["name", "version", "versions", "rules", "sha256", "timeout", "memory", "deployed"];
@@ -99,7 +99,7 @@ fn summary<'a>(version: &'a FunctionVersion, tables: &'a ControlPlane) -> Summar
 /// # Errors
 /// No such function, those of the database.
 pub async fn show(name: &str, context: &Context) -> anyhow::Result<ExitCode> {
-    let store = context.store()?;
+    let store = context.store().await?;
     let tables = store.control_plane().await.context("failed to read the functions")?;
     let current = super::current(&tables, name)?;
     let sizes = store.component_sizes(name).await?;

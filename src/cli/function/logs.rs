@@ -37,7 +37,7 @@ struct Attempt {
 /// # Errors
 /// No such function, those of the database.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
-    let store = context.store()?;
+    let store = context.store().await?;
     super::current(&store.control_plane().await?, &args.name)?;
     let rows = store.function_logs(&args.name, args.page.since(), args.page.limit).await?;
     let attempts: Vec<Attempt> = rows.into_iter().rev().map(attempt).collect();

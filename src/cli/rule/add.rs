@@ -85,7 +85,7 @@ struct Added<'a> {
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let entry = read(&args)?;
     let name = entry.rule.name.clone();
-    let store = context.store()?;
+    let store = context.store().await?;
     let tables = super::tables(context).await?;
     let replaced = super::find(&tables, &name).is_ok();
     if replaced && !args.replace {

@@ -15,6 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::telemetry;
 
+/// How long the last words to the server may take.
+const GOODBYE: Duration = Duration::from_secs(3);
+
 /// A message that is worked on.
 struct Held {
     reply: Subject,
@@ -53,21 +56,35 @@ impl InFlight {
     }
 
     /// Acknowledges what is released and sends signs of progress, until nobody can release any more, or `quit`.
-    pub(super) async fn keep(&self, mut released: mpsc::Receiver<u64>, quit: CancellationToken) {
+    pub(super) async fn keep(&self, released: mpsc::Receiver<u64>, quit: CancellationToken) {
+        tokio::select! {
+            biased;
+            () = quit.cancelled() => {}
+            () = self.serve(released) => {}
+        }
+    }
+
+    async fn serve(&self, mut released: mpsc::Receiver<u64>) {
         let mut progress = tokio::time::interval(self.ack_wait / 3);
         progress.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
-                () = quit.cancelled() => return,
                 sequence = released.recv() => match sequence {
                     Some(sequence) => self.ack(sequence, &mut released).await,
-                    // The reader and every ticket are gone: what is left was never begun, and others may have it now.
+                    // The reader and every ticket are gone: what is left was never begun.
                     None => break,
                 },
                 _ = progress.tick() => self.tell_progress().await,
             }
         }
+        if tokio::time::timeout(GOODBYE, self.give_back()).await.is_err() {
+            tracing::warn!(trigger = %self.trigger, "the bus is away: what was not acknowledged comes again");
+        }
+    }
+
+    /// Gives back what was never begun, so that others may have it now, and sees everything sent.
+    async fn give_back(&self) {
         let abandoned: Vec<Subject> = self.held().drain().map(|(_, held)| held.reply).collect();
         for reply in abandoned {
             self.send(reply, AckKind::Nak(None)).await;
