@@ -37,17 +37,23 @@ async fn read(spec: &NatsSpec, source: &Source, context: &Context) -> Result<(),
     let mut check = tokio::time::interval(DROP_CHECK);
     loop {
         // Taken before the message, so that what waits here is bounded by the subscription's capacity alone.
-        let mut credit = tokio::select! {
-            biased;
-            () = context.stop.cancelled() => break,
-            credit = context.budget.reserve(1, bus.client.max_payload() as u64) => credit,
+        let reserve = context.budget.reserve(1, bus.client.max_payload() as u64);
+        tokio::pin!(reserve);
+        // Drops come when messages never end and credit is short, so they are looked for first.
+        let mut credit = loop {
+            tokio::select! {
+                biased;
+                () = context.stop.cancelled() => return finish(&mut subscriber, context).await,
+                _ = check.tick() => count_drops(&bus, context, &mut counted),
+                credit = &mut reserve => break credit,
+            }
         };
         let message = loop {
             tokio::select! {
                 biased;
                 () = context.stop.cancelled() => return finish(&mut subscriber, context).await,
-                message = subscriber.next() => break message,
                 _ = check.tick() => count_drops(&bus, context, &mut counted),
+                message = subscriber.next() => break message,
             }
         };
         let Some(message) = message else { return Err(Failure::Again("the connection was closed".to_owned())) };
@@ -55,7 +61,6 @@ async fn read(spec: &NatsSpec, source: &Source, context: &Context) -> Result<(),
             take(message, context, part).await;
         }
     }
-    finish(&mut subscriber, context).await
 }
 
 fn count_drops(bus: &bus::nats::NatsBus, context: &Context, counted: &mut u64) {
