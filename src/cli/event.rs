@@ -109,6 +109,14 @@ fn cells(row: &LedgerRow) -> Vec<String> {
     ]
 }
 
+/// `rule → welcome@3`; the rule alone if it publishes.
+fn path(row: &LedgerRow) -> String {
+    match target(row).as_str() {
+        "-" => row.rule.clone(),
+        function => format!("{} → {function}", row.rule),
+    }
+}
+
 /// `welcome@3`; `-` for a rule that publishes.
 fn target(row: &LedgerRow) -> String {
     match (&row.function, row.version) {

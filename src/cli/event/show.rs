@@ -11,7 +11,7 @@ use crate::cli::output::{bytes, micros, moment, printable};
 use crate::store::Store;
 use crate::store::events::{LedgerRow, LogRow};
 
-use super::target;
+use super::path;
 use super::tree::{self, DeliveryNode, EventNode, Tree};
 
 /// What may be typed after `oncue event show`.
@@ -60,9 +60,12 @@ fn event_lines(event: &EventNode, depth: usize, lines: &mut Vec<String>) {
 
 fn delivery_lines(delivery: &DeliveryNode, depth: usize, lines: &mut Vec<String>) {
     let indent = "    ".repeat(depth);
-    let run = delivery.attempts.last().map(|a| format!(" → {}", target(a))).unwrap_or_default();
-    let rule = if delivery.rule.is_empty() { "rejected before any rule" } else { &delivery.rule };
-    lines.push(format!("{indent}  {rule}{run}: {}  (delivery {})", delivery.state, delivery.id));
+    let what = match delivery.attempts.last() {
+        Some(attempt) => path(attempt),
+        None if delivery.rule.is_empty() => "rejected before any rule".to_owned(),
+        None => delivery.rule.clone(),
+    };
+    lines.push(format!("{indent}  {what}: {}  (delivery {})", delivery.state, delivery.id));
     for attempt in &delivery.attempts {
         lines.push(format!("{indent}    {}", attempt_line(attempt)));
         for log in delivery.logs.iter().filter(|l| l.attempt == attempt.attempt) {

@@ -17,7 +17,7 @@ use crate::cli::output::{micros, printable};
 use crate::store::Store;
 use crate::store::events::{EventFilter, LedgerCursor, LedgerRow, UnmatchedRow};
 
-use super::{Filter, target};
+use super::{Filter, path};
 
 const EVERY: Duration = Duration::from_millis(500);
 /// A settling transaction seldom takes longer.
@@ -80,14 +80,13 @@ async fn follow(
 
 fn line(row: &LedgerRow) -> String {
     let error = row.error.as_deref().map(|e| format!(": {e}")).unwrap_or_default();
-    let settled = if row.settlement == row.outcome || row.outcome == "ok" { "" } else { &row.settlement };
+    let settled = if row.outcome == "ok" { String::new() } else { format!(" {}", row.settlement) };
     let text = format!(
-        "{}  {}  {}  {} → {}  try {}  {} {settled}  {}  {} fuel{error}",
+        "{}  {}  {}  {}  try {}  {}{settled}  {}  {} fuel{error}",
         clock(row.settled_at),
         row.event_type,
         row.event_id,
-        row.rule,
-        target(row),
+        path(row),
         row.attempt,
         row.outcome,
         micros(row.micros.unsigned_abs()),
