@@ -86,7 +86,10 @@ fn letter(rule: Option<&str>, version: Option<i32>, raw: &[u8], headers: &str) -
     }
 }
 
-fn plan(letter: &DeadLetter, options: Options) -> Result<Vec<(String, Option<(String, i32)>)>, String> {
+/// The rule, and the function with its version.
+type Run = (String, Option<(String, i32)>);
+
+fn plan(letter: &DeadLetter, options: Options) -> Result<Vec<Run>, String> {
     let planned = Planner::new(control(), options).plan(letter)?;
     Ok(planned.into_iter().map(|d| (d.rule, d.function)).collect())
 }
