@@ -1,0 +1,8 @@
+//! The integration suite: whole nodes against private servers, one file for each promise that is shown.
+//!
+//! Invariant: a test owns everything that it touches (servers, directories, processes) and all of it ends with the
+//! test. Nothing sleeps to synchronise: `support::eventually` waits for a condition, up to a deadline.
+
+mod support;
+
+mod main_path;

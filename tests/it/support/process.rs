@@ -1,0 +1,116 @@
+//! The real program as a process that dies with the test.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+
+use tokio::process::{Child, Command};
+
+use super::node::{free_address, get};
+use super::{World, eventually, world};
+
+/// A running `oncue serve`.
+pub struct Process {
+    child: Child,
+    pub health: SocketAddr,
+    pub log: PathBuf,
+}
+
+/// What a command said.
+#[derive(Debug)]
+pub struct Said {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+/// Writes a manifest for the servers of `world`, with `more` at its end, and gives its path.
+pub fn manifest(world: &World, name: &str, more: &str) -> (PathBuf, SocketAddr) {
+    let health = free_address();
+    let text = format!(
+        "[node]\nname = \"{name}\"\ndatabase = \"{}\"\nhealth = \"{health}\"\ncache_dir = \"{}\"\n\n\
+         [bus.main]\nkind = \"nats\"\nurl = \"{}\"\n\n{more}",
+        world.postgres.url(),
+        world::kept("components").display(),
+        world.nats_server.url(),
+    );
+    let path = world.dir.path().join(format!("{name}.toml"));
+    std::fs::write(&path, text).expect("the manifest is written");
+    (path, health)
+}
+
+/// The program with an empty environment but for what it cannot do without.
+fn oncue() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_oncue"));
+    command
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .env("HOME", "/nonexistent")
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    command
+}
+
+/// Runs a command of the program to its end.
+pub async fn run(manifest: &std::path::Path, arguments: &[&str]) -> Said {
+    let dir = manifest.parent().expect("a directory");
+    let output = oncue().arg("--config").arg(manifest).args(arguments).current_dir(dir).output().await;
+    let output = output.expect("the program runs");
+    Said {
+        code: output.status.code().unwrap_or(-1),
+        out: String::from_utf8(output.stdout).expect("data are text"),
+        err: String::from_utf8(output.stderr).expect("messages are text"),
+    }
+}
+
+impl Process {
+    /// Starts a node of the servers of `world`.
+    pub fn launch(world: &World, name: &str) -> Self {
+        let (manifest, health) = manifest(world, name, "");
+        let log = world.dir.path().join(format!("{name}.log"));
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(&log).expect("the log opens");
+        // `setpriv` ends the node even when the test is killed.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_oncue"), "serve", "--config"]).arg(manifest);
+        command.env_clear().env("PATH", "/usr/bin:/bin").env("RUST_LOG", "info").kill_on_drop(true);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
+        let child = command.spawn().expect("the node starts");
+        Self { child, health, log }
+    }
+
+    /// Starts a node and waits until it is ready.
+    pub async fn start(world: &World, name: &str) -> Self {
+        let mut process = Self::launch(world, name);
+        let health = process.health;
+        eventually("the node is ready", async || {
+            assert!(process.child.try_wait().expect("it can be asked").is_none(), "it ended: {}", process.tail());
+            get(health, "/readyz").await.is_some_and(|(status, _)| status == 200)
+        })
+        .await;
+        process
+    }
+
+    /// `kill -9`.
+    pub async fn kill(mut self) {
+        self.child.kill().await.expect("it is killed");
+    }
+
+    /// Sends a signal by its name.
+    pub async fn signal(&self, name: &str) {
+        let pid = self.child.id().expect("it runs").to_string();
+        let sent = Command::new("sh").args(["-c", "kill -s \"$1\" \"$2\"", "sh", name, &pid]).status().await;
+        assert!(sent.expect("a shell").success(), "{name} is sent");
+    }
+
+    /// Waits for the end.
+    pub async fn wait(&mut self) -> ExitStatus {
+        self.child.wait().await.expect("it ends")
+    }
+
+    /// The end of its log.
+    pub fn tail(&self) -> String {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().rev().take(15).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+}
