@@ -5,4 +5,6 @@
 
 mod support;
 
+mod hostile;
+mod hot_reload;
 mod main_path;
