@@ -5,6 +5,9 @@
 
 mod support;
 
+mod bad_input;
+mod failures;
 mod hostile;
 mod hot_reload;
 mod main_path;
+mod ordering;
