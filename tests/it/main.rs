@@ -6,8 +6,12 @@
 mod support;
 
 mod bad_input;
+mod drain;
 mod failures;
 mod hostile;
 mod hot_reload;
+mod kill;
 mod main_path;
+mod migrations;
 mod ordering;
+mod outages;
