@@ -6,6 +6,7 @@
 mod support;
 
 mod bad_input;
+mod cli;
 mod drain;
 mod failures;
 mod hostile;
@@ -15,3 +16,4 @@ mod main_path;
 mod migrations;
 mod ordering;
 mod outages;
+mod tidy;
