@@ -7,6 +7,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
 use crate::event::Event;
 use crate::pattern::{Json, Pattern};
@@ -16,6 +18,9 @@ use crate::transform::{Path, Transformer};
 mod document;
 
 pub use document::document;
+
+/// Longest key that is kept whole: an index of the parked deliveries holds it, which takes 2,704 bytes at most.
+const KEY_BYTES: usize = 512;
 
 /// What a rule does with an event that it matched.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -166,12 +171,22 @@ fn parse_path(name: &'static str, text: Option<&str>) -> Result<Option<Path>, Ru
 fn key_text(path: &Path, document: &Json) -> Option<String> {
     let value = path.select(document)?;
     if let Some(text) = value.as_str() {
-        return Some(text.to_owned());
+        return Some(bounded(text));
     }
     let mut out = Vec::new();
     value.write(&mut out);
-    let text = String::from_utf8_lossy(&out).into_owned();
-    (text != "null").then_some(text)
+    let text = String::from_utf8_lossy(&out);
+    (text != "null").then(|| bounded(&text))
+}
+
+/// `key`, or for a long one its beginning and its hash: one text for one value all the same.
+fn bounded(key: &str) -> String {
+    if key.len() <= KEY_BYTES {
+        return key.to_owned();
+    }
+    let mut hash = [0; 16];
+    hash.copy_from_slice(&Sha256::digest(key.as_bytes())[..16]);
+    format!("{}…{}", &key[..key.floor_char_boundary(KEY_BYTES / 2)], Uuid::from_bytes(hash).simple())
 }
 
 /// A delivery to be: a rule that matched, with the event as the rule's target gets it.

@@ -38,6 +38,9 @@ const QUEUE: usize = 4_096;
 /// Distinct (trigger, type) pairs whose unmatched events are counted apart until the next transaction.
 const UNMATCHED_KINDS: usize = 1_000;
 
+/// Longest type that is counted under its name: the primary key holds it, which takes 2,704 bytes at most.
+const TYPE_BYTES: usize = 512;
+
 /// The type under which the rest is counted.
 const OTHER_TYPES: &str = "(other types)";
 
@@ -215,7 +218,8 @@ impl SettlerTask {
 
     fn count(&mut self, trigger: String, event: &Event) {
         let known = self.counts.contains_key(&(trigger.clone(), event.ty.clone()));
-        let ty = if known || self.counts.len() < UNMATCHED_KINDS { event.ty.clone() } else { OTHER_TYPES.to_owned() };
+        let named = event.ty.len() <= TYPE_BYTES && (known || self.counts.len() < UNMATCHED_KINDS);
+        let ty = if named { event.ty.clone() } else { OTHER_TYPES.to_owned() };
         let (count, sample) = self.counts.entry((trigger, ty)).or_default();
         *count += 1;
         if sample.is_none() && event.size() <= SAMPLE_BYTES {
