@@ -161,3 +161,37 @@ async fn a_function_that_triggers_itself_stops_at_the_sixteenth_hop() {
     assert_eq!(world.number(chain).await, 16, "fifteen done and the last one");
     node.stop().await;
 }
+
+/// Text that does not compress.
+fn noise(length: usize, mut seed: u64) -> String {
+    let mut text = String::with_capacity(length);
+    while text.len() < length {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        text.push(char::from(b'a' + u8::try_from((seed >> 33) % 26).expect("a letter")));
+    }
+    text
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_ids_types_sources_and_keys_are_settled_like_short_ones() {
+    let world = open_door().await;
+    world.sql("update oncue.rules set ordering_key = '$.data.key', retry_base_ms = 50").await;
+    let node = Node::launch(config(&world, "one"));
+    node.ready().await;
+    let (id, ty, source, key) = (noise(8_000, 1), noise(8_000, 2), noise(8_000, 3), noise(8_000, 4));
+    let headers = [("ce-specversion", "1.0"), ("ce-id", &id), ("ce-type", &ty), ("ce-source", &source)];
+    for what in ["e0", "f3"] {
+        let data = format!(r#"{{"do":"{what}","key":"{key}"}}"#);
+        world.publish("door.long", &headers, data.as_bytes()).await;
+    }
+    eventually("both are done", async || world.ledger("settlement = 'done'").await == 2).await;
+    assert_eq!(world.number("select count(*) from oncue.dead_letters").await, 0);
+    assert_eq!(world.stored("MAIL").await, 2);
+    world.sql("update oncue.rules set match_all = false, pattern = '{\"type\":[\"nothing\"]}'").await;
+    eventually("the rule matches no more", async || {
+        world.publish("door.long", &headers, b"{}").await;
+        world.number("select count(*) from oncue.unmatched where event_type = '(other types)'").await > 0
+    })
+    .await;
+    node.stop().await;
+}

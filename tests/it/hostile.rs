@@ -50,3 +50,47 @@ async fn a_hostile_function_ends_in_its_named_outcome_while_its_neighbour_goes_o
     assert!(node.is_ready().await);
     node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_type_that_is_no_subject_cannot_break_into_the_connection() {
+    let world = World::start().await;
+    world.stream("WORK", &["work.>"]).await;
+    world.stream("MAIL", &["mail.>"]).await;
+    world.stream("EVIL", &["evil.>"]).await;
+    world.deploy("steered", &functions::steered(), &json!({ "grants": { "publish": ["main/mail.>"] } })).await;
+    world.jetstream_trigger("work", "WORK", json!({})).await;
+    world.sql("insert into oncue.rules (name, match_all, run) values ('all', true, 'steered')").await;
+    let node = Node::start(&world, "one").await;
+    let long = format!("mail.{}", "x".repeat(6_000));
+    let types = [
+        "mail.a b",
+        "mail.a\r\nPUB evil.x 2\r\nhi\r\n",
+        "mail.a\nPUB evil.x 2\nhi\n",
+        "mail.\t",
+        "mail.>",
+        "mail.*",
+        "mail..x",
+        "mail.",
+        "mail.\0",
+        "evil.x",
+        long.as_str(),
+    ];
+    for (n, ty) in types.iter().enumerate() {
+        let data = format!(r#"{{"do":"y0","t":"{ty}"}}"#);
+        world.publish_events("work.bad", [(format!("bad-{n}"), data)]).await;
+        world.publish_events("work.good", [(format!("good-{n}"), r#"{"do":"e0"}"#.to_owned())]).await;
+    }
+    eventually("all are acknowledged", async || world.drained("WORK", "oncue-work").await).await;
+    let good = i64::try_from(types.len()).expect("few");
+    eventually("the good ones are done", async || {
+        world.ledger("event_id like 'good-%' and settlement = 'done'").await == good
+    })
+    .await;
+    assert_eq!(world.stored("EVIL").await, 0, "nothing was smuggled");
+    assert_eq!(node.metric(r#"oncue_reconnects_total{bus="main"}"#).await, None, "the connection held");
+    let bad =
+        world.rows("select event_id, outcome, settlement, error from oncue.ledger where event_id like 'bad-%'").await;
+    let odd: Vec<_> = bad.iter().filter(|row| row["settlement"] != "dead").collect();
+    assert!(odd.is_empty(), "for good: a type does not get better by waiting: {odd:?}");
+    node.stop().await;
+}

@@ -6,6 +6,8 @@
 mod support;
 
 mod bad_input;
+mod bounds;
+mod churn;
 mod cli;
 mod drain;
 mod failures;

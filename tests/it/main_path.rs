@@ -149,3 +149,64 @@ async fn plain_binary_and_structured_messages_become_the_same_kind_of_event() {
     assert!(seen.len() == 3 && seen.iter().all(|(_, matched)| matched == &["greet"]), "{seen:?}");
     node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_may_publish_without_a_function_and_a_template_makes_the_payload() {
+    let world = shop().await;
+    world
+        .sql(
+            r#"delete from oncue.rules;
+               insert into oncue.rules (name, trigger, pattern, input, publish) values
+               ('forward', 'signups', '{"type":["user.signup"]}', '{"to":"<$.data.email>","was":<$.data>}', 'main/mail.raw')"#,
+        )
+        .await;
+    let node = Node::start(&world, "one").await;
+    let headers = [("ce-specversion", "1.0"), ("ce-id", "b-1"), ("ce-source", "shop"), ("ce-type", "user.signup")];
+    let more = [("ce-tenant", "acme"), ("ce-oncuecause", "forged")];
+    world.publish("user.x", &[&headers[..], &more].concat(), br#"{"email":"a@example.com","n":1.50}"#).await;
+    eventually("it is settled", async || world.ledger("settlement = 'done'").await == 1).await;
+    let mail = world.messages("MAIL").await.remove(0);
+    let row = world.row("select delivery_id, function, version, outputs from oncue.ledger").await;
+    assert_eq!((&row["function"], &row["version"], &row["outputs"]), (&Value::Null, &Value::Null, &json!(1)));
+    let delivery = row["delivery_id"].as_str().expect("an id");
+    for (name, value) in [
+        ("ce-id", "b-1"),
+        ("ce-source", "shop"),
+        ("ce-type", "user.signup"),
+        ("ce-tenant", "acme"),
+        ("ce-oncuecause", delivery),
+        ("ce-oncuehops", "1"),
+    ] {
+        assert_eq!(header(&mail, name), value, "{name}");
+    }
+    assert_eq!(mail.payload, r#"{"to":"a@example.com","was":{"email":"a@example.com","n":1.50}}"#);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_runs_every_rule_that_matches_it_and_each_fails_for_itself() {
+    let world = shop().await;
+    world.deploy("steered", &functions::steered(), &functions::spec()).await;
+    world
+        .sql(
+            "insert into oncue.rules (name, match_all, run, retry_base_ms, retry_cap_ms) values
+             ('echo', true, 'steered', 3600000, 3600000), ('echo-again', true, 'steered', 3600000, 3600000)",
+        )
+        .await;
+    let node = Node::start(&world, "one").await;
+    world.publish("user.signup", &[], br#"{"do":"f2","email":"a@example.com"}"#).await;
+    eventually("it is acknowledged", async || world.drained("SIGNUPS", "oncue-signups").await).await;
+    let query = "select rule, settlement from oncue.ledger order by rule, attempt";
+    let rows = world.rows(query).await;
+    let row = |rule: &str, settlement: &str| json!({ "rule": rule, "settlement": settlement });
+    let expected = vec![
+        row("echo", "again"),
+        row("echo", "parked"),
+        row("echo-again", "again"),
+        row("echo-again", "parked"),
+        row("greet", "done"),
+    ];
+    assert_eq!(rows, expected);
+    assert_eq!(world.number("select count(distinct delivery_id) from oncue.ledger").await, 3);
+    node.stop().await;
+}

@@ -26,7 +26,8 @@ package wasi:clocks@0.2.0 {
 ///
 /// `e` echoes the data in a `mail.welcome` event · `o` ok, no output · `f` retry up to and including attempt N, then
 /// echo · `a` on the first attempt retry after N seconds, then echo · `r` reject · `s` sleep N × 50 ms, then echo ·
-/// `t` trap · `l` loop for ever · `m` take memory for ever · `d` recurse for ever · `b` return 10 MB.
+/// `z` sleep N seconds, then echo · `t` trap · `l` loop for ever · `m` take memory for ever · `d` recurse for ever ·
+/// `b` return 10 MB · `y` emit an event of the type that stands between the 16 first bytes and the two last ones.
 const STEERED: &str = r#"(module
   (import "oncue:function/context@0.1.0" "get" (func $context (param i32)))
   (import "wasi:clocks/monotonic-clock@0.2.0" "subscribe-duration" (func $timer (param i64) (result i32)))
@@ -91,6 +92,13 @@ const STEERED: &str = r#"(module
     (if (call $is (i32.const 0x72) (local.get $data)) (then (return (call $err (i32.const 2)))))
     (if (call $is (i32.const 0x73) (local.get $data)) (then
       (call $block (call $timer (i64.mul (i64.extend_i32_u (local.get $n)) (i64.const 50000000))))))
+    (if (call $is (i32.const 0x7a) (local.get $data)) (then
+      (call $block (call $timer (i64.mul (i64.extend_i32_u (local.get $n)) (i64.const 1000000000))))))
+    (if (call $is (i32.const 0x79) (local.get $data)) (then
+      (drop (call $echo (local.get $data) (local.get $len)))
+      (i32.store offset=16 (i32.const 2048) (i32.add (local.get $data) (i32.const 16)))
+      (i32.store offset=20 (i32.const 2048) (i32.sub (local.get $len) (i32.const 18)))
+      (return (i32.const 1024))))
     (if (call $is (i32.const 0x74) (local.get $data)) (then (unreachable)))
     (if (call $is (i32.const 0x6c) (local.get $data)) (then (loop $l (br $l))))
     (if (call $is (i32.const 0x6d) (local.get $data)) (then (loop $l (drop (memory.grow (i32.const 1))) (br $l))))
