@@ -14,6 +14,10 @@ use oncue::event::codec::{self, Limits};
 use oncue::function::FunctionSpec;
 use oncue::runtime::{CallContext, LoadedFunction, Runtime, RuntimeConfig, bare};
 
+/// The program's own allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> Result<()> {
     let calls = std::env::args().skip(1).find_map(|word| word.parse().ok()).unwrap_or(20_000);
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("functions/welcome");

@@ -1,6 +1,6 @@
 //! JetStream, end to end: a node beside a hand-written consumer with the same durable effect, in one run.
 //!
-//! `cargo bench --bench jetstream -- [MESSAGES] [ROUNDS]` starts a private Postgres (fsync on) and a private
+//! `cargo bench --bench jetstream -- [MESSAGES] [ROUNDS] [only-welcome]` starts a private Postgres (fsync on) and a private
 //! nats-server, and prints messages per second of
 //!   floor         a consumer that pulls, inserts one row for each message in groups, and acks
 //!   floor+output  the same, which also publishes one message for each and waits until it is stored
@@ -28,6 +28,10 @@ use oncue::store::{Config, Store};
 use sqlx::{Connection as _, PgConnection};
 use tokio::task::JoinHandle;
 
+/// The program's own allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const BODY: &str = r#"{"email":"ada.lovelace@example.com","name":"Ada Lovelace","plan":"free","referrer":"a friend"}"#;
 
 #[tokio::main]
@@ -37,6 +41,11 @@ async fn main() -> Result<()> {
     let messages = words.first().copied().unwrap_or(30_000);
     let rounds = words.get(1).copied().unwrap_or(3);
     let bench = Bench::start().await?;
+    if std::env::args().any(|word| word == "only-welcome") {
+        // For a profiler.
+        say(&format!("oncue welcome {:.0}/s", bench.oncue("welcome", messages).await?));
+        return bench.stop().await;
+    }
     say(&format!("{messages} messages of {} bytes, {rounds} rounds, medians", BODY.len()));
     let mut figures = [const { Vec::new() }; 4];
     for round in 0..rounds {

@@ -229,15 +229,18 @@ impl Dispatcher {
         match delivery.lane() {
             Some(key) if delivery.claim.is_none() => {
                 if let Some(first) = self.inner.lanes.enter(&key, delivery) {
-                    self.inner.drain.spawn("lane", async move { inner.run_lane(key, first).await });
+                    let run = Box::pin(inner.run_lane(key, first));
+                    self.inner.drain.spawn("lane", run);
                 }
             }
             _ => {
                 if let Some(token) = delivery.claim {
                     self.inner.lanes.claimed(token);
                 }
+                // Boxed at once: the task moves it several times on its way into the executor.
+                let run = Box::pin(async move { inner.run(delivery).await });
                 self.inner.drain.spawn("delivery", async move {
-                    inner.run(delivery).await;
+                    run.await;
                 });
             }
         }

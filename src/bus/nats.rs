@@ -149,7 +149,7 @@ fn note(bus: &str, event: &Event, state: &watch::Sender<BusState>, dropped: &Ato
                 *s = BusState { up: true, reconnects: s.reconnects + 1 };
             }
         }),
-        Event::Disconnected | Event::Closed => state.send_modify(|s| {
+        Event::Disconnected => state.send_modify(|s| {
             if s.up {
                 tracing::warn!(bus, "bus connection lost; reconnecting");
                 s.up = false;
@@ -163,6 +163,8 @@ fn note(bus: &str, event: &Event, state: &watch::Sender<BusState>, dropped: &Ato
         Event::LameDuckMode => tracing::warn!(bus, "the server is shutting down"),
         Event::ServerError(error) => tracing::warn!(bus, %error, "the server reported an error"),
         Event::ClientError(error) => tracing::debug!(bus, %error, "the client reported an error"),
+        // The client was dropped: the node is stopping.
+        Event::Closed => state.send_modify(|s| s.up = false),
         Event::Draining => {}
     }
 }

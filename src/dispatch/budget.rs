@@ -85,13 +85,33 @@ impl Credit {
         Some(Self { events: Some(event), bytes })
     }
 
-    /// Gives back all but `events`, and the bytes that are not needed when none is left.
-    pub fn shrink(&mut self, events: usize) {
-        let surplus = self.events().saturating_sub(events);
+    /// Adds `other` to this credit.
+    pub fn merge(&mut self, other: Self) {
+        join(&mut self.events, other.events);
+        join(&mut self.bytes, other.bytes);
+    }
+
+    /// Gives back `events` of them; when none is left, the bytes too.
+    pub fn give_back(&mut self, events: usize) {
+        let surplus = self.events().min(events);
         drop(self.events.as_mut().and_then(|e| e.split(surplus)));
-        if events == 0 {
+        if self.events() == 0 {
             self.bytes = None;
         }
+    }
+
+    /// A credit for nothing.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { events: None, bytes: None }
+    }
+}
+
+fn join(into: &mut Option<OwnedSemaphorePermit>, other: Option<OwnedSemaphorePermit>) {
+    match (into.as_mut(), other) {
+        (Some(permit), Some(other)) => permit.merge(other),
+        (None, other) => *into = other,
+        (Some(_), None) => {}
     }
 }
 
@@ -121,5 +141,18 @@ mod tests {
         let parts = [credit.split(3 << 10), credit.split(3 << 10), credit.split(1)];
         assert!(parts[0].is_some() && parts[1].is_some() && parts[2].is_none());
         assert_eq!(budget.in_flight(), (2, 4 << 10));
+    }
+
+    #[tokio::test]
+    async fn credits_join_and_are_given_back_in_part() {
+        let budget = Budget::new(10, 10 << 10);
+        let mut credit = super::Credit::none();
+        credit.merge(budget.reserve(4, 2 << 10).await);
+        credit.merge(budget.reserve(4, 2 << 10).await);
+        assert_eq!((credit.events(), budget.in_flight()), (8, (8, 4 << 10)));
+        credit.give_back(5);
+        assert_eq!(budget.in_flight(), (3, 4 << 10));
+        credit.give_back(9);
+        assert_eq!(budget.in_flight(), (0, 0), "the bytes go with the last event");
     }
 }

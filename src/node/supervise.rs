@@ -100,9 +100,11 @@ fn start(shared: &Shared, row: &TriggerRow, notices: &mpsc::Sender<Notice>) -> R
         return Ok(None);
     }
     let spec = TriggerSpec::parse(&row.kind, &row.spec).map_err(|error| error.to_string())?;
-    let source = shared.sources.get(&row.bus).cloned().ok_or_else(|| {
-        format!("bus: there is no [bus.{}] in this node's configuration", row.bus)
-    })?;
+    let source = shared
+        .sources
+        .get(&row.bus)
+        .cloned()
+        .ok_or_else(|| format!("bus: there is no [bus.{}] in this node's configuration", row.bus))?;
     shared.health.trigger(&row.name, TriggerState::Error, Some("starting"));
     let stop = shared.drain.token().stop_reading.child_token();
     let context = Context {

@@ -90,7 +90,11 @@ pub(super) async fn watch_store(shared: Shared) {
     loop {
         let now = *up.borrow_and_update();
         telemetry::store_up(now);
-        if now { shared.health.store_up() } else { shared.health.store_down("outcomes cannot be settled") }
+        if now {
+            shared.health.store_up()
+        } else {
+            shared.health.store_down("outcomes cannot be settled")
+        }
         tokio::select! {
             () = finished.cancelled() => return,
             changed = up.changed() => if changed.is_err() { return },

@@ -4,7 +4,6 @@
 //! and so is a consumer that has messages and sends none. The client's own batches are not used: they take no notice
 //! of missed heartbeats, and its stream asks for messages by itself.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use async_nats::jetstream::Message;
@@ -37,16 +36,13 @@ const BATCH_MAX: u32 = 1_000;
 /// Bytes that a request asks for beside the server's largest message, for each message of its batch.
 const BYTES_PER_MESSAGE: u64 = 8 << 10;
 
+/// How many messages an ended request still asked for (nats-server sends it with every such status).
+const PENDING: &str = "Nats-Pending-Messages";
+
 /// A message and the credit for it.
 pub(super) struct Pulled {
     pub(super) message: Message,
     pub(super) credit: Credit,
-}
-
-struct Request {
-    /// The last token of its reply subject.
-    number: u64,
-    credit: Credit,
 }
 
 /// The pulls of one consumer.
@@ -56,10 +52,12 @@ pub(super) struct Puller {
     budget: Budget,
     inbox: String,
     subscriber: Subscriber,
-    requests: VecDeque<Request>,
+    /// For what was asked and has not come. One for all requests: the server serves them in turns.
+    credit: Credit,
     reserving: Option<BoxFuture<'static, Credit>>,
     numbers: u64,
     batch: u32,
+    asked_and_came: u32,
     heard: Instant,
     checked: Instant,
     received_since_check: bool,
@@ -84,10 +82,11 @@ impl Puller {
             budget,
             inbox,
             subscriber,
-            requests: VecDeque::new(),
+            credit: Credit::none(),
             reserving: None,
             numbers: 0,
             batch: BATCH_MIN,
+            asked_and_came: 0,
             heard: now,
             checked: now,
             received_since_check: false,
@@ -146,12 +145,8 @@ impl Puller {
         self.client.max_payload() as u64 + u64::from(self.batch) * BYTES_PER_MESSAGE
     }
 
-    fn outstanding(&self) -> usize {
-        self.requests.iter().map(|r| r.credit.events()).sum()
-    }
-
     fn wants_more(&self) -> bool {
-        self.requests.len() < 2 && self.outstanding() <= self.batch as usize / 2
+        self.credit.events() <= self.batch as usize / 2
     }
 
     async fn request(&mut self, credit: Credit) -> Result<(), Failure> {
@@ -164,10 +159,10 @@ impl Puller {
         };
         self.numbers += 1;
         let inbox = Subject::from(format!("{}.{}", self.inbox, self.numbers));
-        self.requests.push_back(Request { number: self.numbers, credit });
-        if self.requests.len() == 1 {
+        if self.credit.events() == 0 {
             self.heard = Instant::now();
         }
+        self.credit.merge(credit);
         self.consumer.request_batch(batch, inbox).await.map_err(|e| Failure::again("cannot ask for messages", e))
     }
 
@@ -176,8 +171,8 @@ impl Puller {
             None | Some(StatusCode::OK) => Ok(self.take(message)),
             Some(StatusCode::IDLE_HEARTBEAT) => Ok(None),
             Some(StatusCode::TIMEOUT | StatusCode::NOT_FOUND) => {
-                self.ended(&message.subject);
-                self.batch = BATCH_MIN;
+                self.ended(&message);
+                (self.batch, self.asked_and_came) = (BATCH_MIN, 0);
                 Ok(None)
             }
             Some(status) => self.refused(&message, status),
@@ -191,7 +186,7 @@ impl Puller {
         if status == StatusCode::REQUEST_TERMINATED
             && ["message size exceeds maxbytes", "batch completed"].contains(&lower.as_str())
         {
-            self.ended(&message.subject);
+            self.ended(&message);
             return Ok(None);
         }
         Err(Failure::Again(format!("the server ended a pull: {status} {text}")))
@@ -199,19 +194,17 @@ impl Puller {
 
     fn take(&mut self, message: async_nats::Message) -> Option<Pulled> {
         self.received_since_check = true;
-        let bytes = message.length.max(1) as u64;
-        let credit = loop {
-            let Some(request) = self.requests.front_mut() else {
-                tracing::debug!("the server sent more than was asked for");
+        let credit = match self.credit.split(message.length.max(1) as u64) {
+            Some(credit) => credit,
+            None => {
+                tracing::warn!("the server sent more than was asked for; what was dropped comes again");
                 return None;
-            };
-            if let Some(credit) = request.credit.split(bytes) {
-                break credit;
             }
-            self.requests.pop_front();
         };
-        if self.requests.front().is_some_and(|r| r.credit.events() == 0) {
-            self.requests.pop_front();
+        self.asked_and_came += 1;
+        if self.asked_and_came >= self.batch {
+            // A whole batch came before the server ran out of messages: the next one is larger.
+            self.asked_and_came = 0;
             self.batch = self.batch.saturating_mul(2).min(BATCH_MAX);
         }
         let context = self.consumer_context();
@@ -222,14 +215,15 @@ impl Puller {
         async_nats::jetstream::new(self.client.clone())
     }
 
-    fn ended(&mut self, subject: &Subject) {
-        let number = subject.rsplit('.').next().and_then(|n| n.parse().ok());
-        self.requests.retain(|r| Some(r.number) != number);
+    /// A request ended: what it still asked for will not come.
+    fn ended(&mut self, message: &async_nats::Message) {
+        let pending = message.headers.as_ref().and_then(|h| h.get(PENDING)).and_then(|p| p.as_str().parse().ok());
+        self.credit.give_back(pending.unwrap_or(0));
     }
 
     async fn check(&mut self, context: &Context) -> Result<(), Failure> {
         let silent = self.heard.elapsed() >= SILENCE;
-        if silent && !self.requests.is_empty() {
+        if silent && self.credit.events() > 0 {
             return Err(Failure::Again(format!("the server was silent for {} s", SILENCE.as_secs())));
         }
         if silent {
@@ -241,7 +235,7 @@ impl Puller {
         }
         self.checked = Instant::now();
         let received = std::mem::take(&mut self.received_since_check);
-        let asked = self.outstanding() > 0;
+        let asked = self.credit.events() > 0;
         let info = self.consumer.info().await.map_err(|e| Failure::again("cannot ask after the consumer", e))?;
         telemetry::trigger_lag(&context.name, info.num_pending);
         let full = i64::try_from(info.num_ack_pending).unwrap_or(i64::MAX) >= info.config.max_ack_pending;
