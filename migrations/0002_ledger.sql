@@ -33,6 +33,8 @@ create table oncue.ledger (
 ) partition by range (delivery_id);
 create index ledger_by_event on oncue.ledger (event_id);
 create index ledger_by_cause on oncue.ledger (cause) where cause is not null;
+-- Rows are written in the order of this column, so a few bytes for each range of pages find them again.
+create index ledger_by_settling on oncue.ledger using brin (settled_at) with (autosummarize = on);
 create table oncue.ledger_default partition of oncue.ledger default;
 
 -- What a function logged in one attempt: a JSON list of [level, message], kept as text because it may hold anything.

@@ -11,10 +11,11 @@ mod upkeep;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::bus::BusConfig;
 use crate::bus::nats::{self, NatsBus};
@@ -98,6 +99,8 @@ struct Shared {
     limits: codec::Limits,
     retention: Duration,
     sources: BTreeMap<String, Source>,
+    /// Told when rules were loaded, so that the node's sign of life has their version at once.
+    reloaded: Arc<Notify>,
 }
 
 /// Runs a node until SIGTERM, SIGINT or `drain.stop_reading()`, then drains it.
@@ -208,6 +211,7 @@ async fn assemble(
         limits: config.limits,
         retention: config.retention,
         sources,
+        reloaded: Arc::default(),
     })
 }
 

@@ -205,7 +205,7 @@ impl Context {
                     class: error.class(),
                     error: error.to_string(),
                     raw: message.payload.to_vec(),
-                    headers: serde_json::json!(headers).to_string().into_bytes(),
+                    headers: kept_headers(headers, &message),
                     transport_key,
                 };
                 let dispatcher = self.dispatcher.clone();
@@ -223,4 +223,10 @@ fn headers(map: Option<&async_nats::HeaderMap>) -> Vec<(String, String)> {
         values.iter().map(move |value| (name.clone(), value.as_str().to_owned()))
     });
     pairs.collect()
+}
+
+/// Headers as a dead letter keeps them: as they came, and the subject, which redriving a plain message needs.
+fn kept_headers(mut headers: Vec<(String, String)>, message: &async_nats::Message) -> Vec<u8> {
+    headers.push(("Nats-Subject".to_owned(), message.subject.to_string()));
+    serde_json::json!(headers).to_string().into_bytes()
 }

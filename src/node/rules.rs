@@ -87,6 +87,7 @@ async fn load(shared: &Shared, planes: &watch::Sender<Option<ControlPlane>>) -> 
     planes.send_replace(Some(plane));
     shared.store.set_rule_errors(&with_broken(shared, errors.clone())).await?;
     warm(shared, errors);
+    shared.reloaded.notify_one();
     Ok(version)
 }
 

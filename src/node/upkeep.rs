@@ -40,6 +40,7 @@ pub(super) async fn run(shared: Shared) {
                     maintain_at = Instant::now() + if maintain(&shared).await { MAINTAIN } else { MAINTAIN_RETRY };
                 }
             }
+            () = shared.reloaded.notified() => tell(&shared, "running").await,
             _ = gauges.tick() => {
                 let (events, bytes) = shared.budget.in_flight();
                 telemetry::in_flight(events, bytes);

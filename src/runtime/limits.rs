@@ -9,7 +9,7 @@ use wasmtime::ResourceLimiter;
 use crate::delivery::Limit;
 
 /// Core instances that a component may consist of (Go and Python components have more than 8).
-pub(super) const CORE_INSTANCES: u32 = 16;
+pub(super) const CORE_INSTANCES: u32 = 64;
 /// Memories that a component may have (one built on QuickJS has 3).
 pub(super) const MEMORIES: u32 = 4;
 /// Tables that a component may have.

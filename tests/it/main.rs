@@ -5,11 +5,13 @@
 
 mod support;
 
+mod auth;
 mod bad_input;
 mod bounds;
 mod churn;
 mod cli;
 mod drain;
+mod examples;
 mod failures;
 mod hostile;
 mod hot_reload;
