@@ -85,9 +85,11 @@ impl InFlight {
 
     /// Gives back what was never begun, so that others may have it now, and sees everything sent.
     async fn give_back(&self) {
-        let abandoned: Vec<Subject> = self.held().drain().map(|(_, held)| held.reply).collect();
-        for reply in abandoned {
-            self.send(reply, AckKind::Nak(None)).await;
+        let mut abandoned: Vec<(u64, Held)> = self.held().drain().collect();
+        // The server sends again in the order in which it is told: that of the stream, for the sake of ordered keys.
+        abandoned.sort_by_key(|(sequence, _)| *sequence);
+        for (_, held) in abandoned {
+            self.send(held.reply, AckKind::Nak(None)).await;
         }
         if let Err(error) = self.client.flush().await {
             tracing::warn!(trigger = %self.trigger, %error, "the last acknowledgements may not have been sent");
