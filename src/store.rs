@@ -99,6 +99,9 @@ impl StoreError {
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long an idle connection is taken to be alive.
+const IDLE_TRUSTED: Duration = Duration::from_secs(5);
+
 /// How to reach the database.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -141,8 +144,17 @@ impl Store {
         let pool = PgPoolOptions::new()
             .max_connections(config.connections)
             .acquire_timeout(CONNECT_TIMEOUT)
-            // A round trip for each use, so that a restart of the server costs no failed transaction for each connection.
-            .test_before_acquire(true)
+            // A connection that lay idle may be one that a restart of the server or the network ended. Asking each one
+            // before each use would double the statements of an idle node.
+            .test_before_acquire(false)
+            .before_acquire(|connection, about| {
+                Box::pin(async move {
+                    if about.idle_for > IDLE_TRUSTED {
+                        connection.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
             .connect_lazy_with(options.clone());
         Ok(Self { pool, options })
     }
