@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::support::node::{Node, config};
+use crate::support::process::Process;
 use crate::support::{World, eventually, functions};
 
 async fn workshop(limits: Value, trigger: Value) -> World {
@@ -107,4 +108,37 @@ async fn large_messages_flow_within_a_small_budget_of_bytes() {
     }
     eventually("all are done", async || world.ledger("settlement = 'done'").await == 30).await;
     node.stop().await;
+}
+
+/// How long a node is watched while it has nothing to do.
+const IDLE: Duration = Duration::from_secs(20);
+
+/// The statements of nodes that Postgres logged.
+fn statements(log: &str) -> Vec<&str> {
+    let run = |line: &&str| line.starts_with("oncue ") && (line.contains(" execute ") || line.contains(" statement: "));
+    log.lines().filter(run).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_node_hardly_asks_and_hardly_computes() {
+    let world = workshop(json!({}), json!({})).await;
+    world.sql("insert into oncue.rules (name, match_all, run) values ('second', true, 'steered')").await;
+    let node = Process::start(&world, "idle").await;
+    world.publish_events("work", many(10, "o0")).await;
+    eventually("it has done its work", async || world.ledger("settlement = 'done'").await == 20).await;
+    eventually("all is acknowledged", async || world.drained("WORK", "oncue-work").await).await;
+    for setting in ["log_line_prefix = '%a '", "log_min_duration_statement = 0"] {
+        world.sql(&format!("alter system set {setting}")).await;
+    }
+    world.sql("select pg_reload_conf()").await;
+    let log = || std::fs::read_to_string(world.postgres.log()).expect("the log is text");
+    eventually("statements are logged", async || !statements(&log()).is_empty()).await;
+    let (before, ticks) = (log().len(), node.cpu_ticks());
+    tokio::time::sleep(IDLE).await;
+    let (asked, ticks) = (log().split_off(before), node.cpu_ticks() - ticks);
+    let asked = statements(&asked);
+    assert!(asked.len() < usize::try_from(IDLE.as_secs()).expect("few"), "{} in {IDLE:?}: {asked:#?}", asked.len());
+    // A hundred ticks a second; the test build may take three times what the real one takes.
+    assert!(ticks <= 3 * IDLE.as_secs(), "{ticks} ticks of 10 ms in {IDLE:?}");
+    node.kill().await;
 }

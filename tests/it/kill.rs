@@ -6,10 +6,11 @@ use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::stream;
 use futures::StreamExt as _;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::support::checker::{Evidence, at_any_time, at_the_end};
 use crate::support::process::Process;
-use crate::support::{World, eventually, eventually_within, functions, not_run};
+use crate::support::{World, eventually, eventually_within, functions, not_run, progress};
 
 /// The kills fall at these parts of the work, each moved by up to a tenth by the seed.
 const KILLS: [f64; 3] = [0.15, 0.4, 0.7];
@@ -91,21 +92,25 @@ async fn evidence(world: &World, published: &BTreeSet<u64>) -> Evidence {
 }
 
 async fn survive(messages: u64, seed: u64) {
+    let began = Instant::now();
     let world = shop().await;
     let mut seeded = Seeded(seed);
     let mut node = Process::start(&world, "mortal").await;
     let published: BTreeSet<u64> = (1..=messages).collect();
     world.publish_all("user.signup", published.iter().map(|n| format!(r#"{{"email":"u{n}@example.com"}}"#))).await;
+    progress(began, "all are published");
     for part in KILLS {
         let part = part + seeded.part() / 10.0;
         #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "a part of a small number")]
         let enough = (messages as f64 * part) as i64;
         eventually("enough is done", async || world.ledger("true").await >= enough).await;
         node.kill().await;
+        progress(began, "killed");
         let seen = evidence(&world, &published).await;
         assert_eq!(at_any_time(&seen), Vec::new(), "after the kill at {part:.2} (seed {seed})");
         assert!(seen.done.len() < published.len(), "the kill at {part:.2} came after the end");
         node = Process::start(&world, "mortal").await;
+        progress(began, &format!("started again, {} done, {} acknowledged", seen.done.len(), seen.acknowledged.len()));
     }
     let patience = std::time::Duration::from_secs(240);
     eventually_within(patience, "everything is acknowledged", async || {
@@ -113,6 +118,7 @@ async fn survive(messages: u64, seed: u64) {
         (parked == 0 && world.stored("SIGNUPS").await == 0).then_some(())
     })
     .await;
+    progress(began, "all are acknowledged");
     assert_eq!(at_the_end(&evidence(&world, &published).await), Vec::new(), "at the end (seed {seed})");
     let total = i64::try_from(messages).expect("few");
     assert_eq!(world.number("select count(distinct delivery_id) from oncue.ledger").await, total);
@@ -132,4 +138,66 @@ async fn nothing_is_lost_and_nothing_released_early_when_a_loaded_node_is_killed
         }
     };
     survive(messages, seed).await;
+}
+
+/// What the `n`th event asks of the function: most go well, some are parked twice, some are refused.
+fn what(n: u32) -> &'static str {
+    match n % 10 {
+        3 => "f3",
+        7 => "r0",
+        _ => "e0",
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parked_refused_and_ordered_deliveries_survive_kills_too() {
+    let world = World::start().await;
+    world.stream("WORK", &["work"]).await;
+    world.stream("MAIL", &["mail.>"]).await;
+    world.deploy("steered", &functions::steered(), &functions::spec()).await;
+    world.jetstream_trigger("work", "WORK", json!({ "ack_wait_ms": 2_000 })).await;
+    world
+        .sql(
+            "insert into oncue.rules (name, match_all, run, ordering_key, retry_base_ms, retry_cap_ms)
+             values ('ordered', true, 'steered', '$.data.key', 20, 50), ('loose', true, 'steered', null, 20, 50)",
+        )
+        .await;
+    let total = 2_000;
+    let event = |n: u32| (format!("e{n}"), format!(r#"{{"do":"{}","key":"k{}","n":{n}}}"#, what(n), n % 50));
+    world.publish_events("work", (0..total).map(event)).await;
+    for part in [0.2, 0.6] {
+        let node = Process::start(&world, "mortal").await;
+        let settled = "select (select count(*) from oncue.ledger where settlement in ('done', 'dead'))";
+        let enough = f64::from(2 * total) * part;
+        eventually("enough is settled", async || {
+            f64::from(u32::try_from(world.number(settled).await).expect("few")) > enough
+        })
+        .await;
+        node.kill().await;
+        // What a dead node claimed would wait for the end of its lease.
+        world.sql("update oncue.parked set lease_until = now() where lease_until is not null").await;
+    }
+    let mut node = Process::start(&world, "mortal").await;
+    eventually_within(std::time::Duration::from_secs(120), "all is settled", async || {
+        let parked = world.number("select count(*) from oncue.parked").await;
+        (parked == 0 && world.drained("WORK", "oncue-work").await).then_some(())
+    })
+    .await;
+    let refused = i64::from(total / 10);
+    let good = i64::from(total) - refused;
+    for rule in ["ordered", "loose"] {
+        let of = |what: &str| {
+            format!("select count(distinct {what}) from oncue.ledger where rule = '{rule}' and settlement = ")
+        };
+        assert_eq!(world.number(&format!("{} 'done'", of("event_id"))).await, good, "{rule}");
+        assert_eq!(world.number(&format!("{} 'dead'", of("event_id"))).await, refused, "{rule}");
+        let both = "having count(*) filter (where settlement in ('done', 'dead')) <> 1";
+        let twice = format!("select delivery_id from oncue.ledger where rule = '{rule}' group by delivery_id {both}");
+        assert_eq!(world.rows(&twice).await, Vec::<Value>::new(), "{rule}: each delivery ended once");
+    }
+    let letters = world.rows("select class, count(*) from oncue.dead_letters group by class").await;
+    assert_eq!(letters, vec![json!({ "class": "reject", "count": 2 * refused })]);
+    assert_eq!(world.stored("MAIL").await, u64::try_from(2 * good).expect("few"), "each effect once");
+    node.signal("TERM").await;
+    assert!(node.wait().await.success(), "{}", node.tail());
 }

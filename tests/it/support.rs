@@ -39,6 +39,12 @@ pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     eventually_within(PATIENCE, what, async || condition().await.then_some(())).await;
 }
 
+/// Says how far a long test is.
+#[expect(clippy::print_stderr, reason = "the reader of a failed test's output wants to know when it was where")]
+pub fn progress(began: Instant, what: &str) {
+    eprintln!("{:6.1} s: {what}", began.elapsed().as_secs_f64());
+}
+
 /// Says that a part was not run, so that nothing is skipped silently.
 #[expect(clippy::print_stderr, reason = "the reader of the test's output must see it")]
 pub fn not_run(what: &str, why: &str) {

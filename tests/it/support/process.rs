@@ -107,6 +107,14 @@ impl Process {
         self.child.wait().await.expect("it ends")
     }
 
+    /// Time on a processor so far, in ticks of 10 ms (proc(5), fields 14 and 15 of `stat`).
+    pub fn cpu_ticks(&self) -> u64 {
+        let pid = self.child.id().expect("it runs");
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it is there");
+        let (_, fields) = stat.rsplit_once(')').expect("the name stands in brackets");
+        fields.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum()
+    }
+
     /// The end of its log.
     pub fn tail(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
