@@ -80,12 +80,8 @@ async fn tls_is_verified_on_both_sides() {
     );
     let nats = server(&dir, &extra).await;
     let url = nats.url().replacen("nats://", "tls://", 1);
-    let tls = Tls {
-        required: true,
-        ca: Some(data("ca.pem")),
-        cert: Some(data("client.pem")),
-        key: Some(data("client.key")),
-    };
+    let tls =
+        Tls { required: true, ca: Some(data("ca.pem")), cert: Some(data("client.pem")), key: Some(data("client.key")) };
     works(&BusConfig { tls: tls.clone(), ..BusConfig::nats(&url) }).await;
     let anonymous = Tls { cert: None, key: None, ..tls.clone() };
     refused(&BusConfig { tls: anonymous, ..BusConfig::nats(&url) }).await;

@@ -62,7 +62,8 @@ async fn order_summary_adds_up_an_order() {
 #[tokio::test]
 async fn enrich_adds_what_an_address_tells() {
     let Some(events) = run("enrich", "events/user.*", &[]).await else { return };
-    let data = json!({"email": "ada@example.com", "name": "Ada", "plan": "free", "domain": "example.com", "kind": "work"});
+    let data =
+        json!({"email": "ada@example.com", "name": "Ada", "plan": "free", "domain": "example.com", "kind": "work"});
     assert_eq!(events, [("user.enriched".to_owned(), Some("ada@example.com".to_owned()), data)]);
 }
 
@@ -70,8 +71,5 @@ async fn enrich_adds_what_an_address_tells() {
 async fn fingerprint_hashes_a_payload() {
     let Some(events) = run("fingerprint", "events/content.*", &[]).await else { return };
     let hash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
-    assert_eq!(
-        events,
-        [("content.fingerprint".to_owned(), Some(hash.to_owned()), json!({ "sha256": hash }))]
-    );
+    assert_eq!(events, [("content.fingerprint".to_owned(), Some(hash.to_owned()), json!({ "sha256": hash }))]);
 }
