@@ -59,6 +59,7 @@ struct Reader {
 impl Reader {
     /// Binds the consumer and reads it until stopped.
     async fn read(&self) -> Result<(), Failure> {
+        let reconnects = self.bus.state.borrow().reconnects;
         let known = self.context.identity.is_some() || self.in_flight.identity().is_some();
         let bound = bind::bind(&self.bus.jetstream, &self.spec, &self.context.name, known).await?;
         if let Some(known) = self.context.identity.as_ref().filter(|known| **known != bound.identity) {
@@ -72,21 +73,26 @@ impl Reader {
             return Err(bind::recreated(&self.spec.stream, &known, &bound.identity, &self.context.name));
         }
         self.context.reading().await;
-        let result = self.pull(bound).await;
+        let result = self.pull(bound, reconnects).await;
         if result.is_ok() {
             tracing::info!(trigger = %self.context.name, "trigger stopped reading");
         }
         result
     }
 
-    async fn pull(&self, bound: Bound) -> Result<(), Failure> {
+    async fn pull(&self, bound: Bound, reconnects: u64) -> Result<(), Failure> {
         let mut puller = Puller::open(&self.bus.client, bound.consumer, self.context.budget.clone()).await?;
         let stream = Stream { identity: bound.identity, known_until: bound.known_until };
+        let mut state = self.bus.state.clone();
         loop {
             let pulled = tokio::select! {
                 biased;
                 () = self.context.stop.cancelled() => break,
                 pulled = puller.next(&self.context) => pulled?,
+                // The server may have forgotten what it was asked for; its silence would tell only after seconds.
+                Ok(_) = state.wait_for(|state| state.reconnects > reconnects) => {
+                    return Err(Failure::Again("the connection was lost and made again".to_owned()));
+                }
             };
             self.take(pulled, &stream).await;
         }
