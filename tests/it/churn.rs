@@ -132,3 +132,40 @@ async fn a_trigger_that_stops_slowly_does_not_keep_others_from_starting() {
         .await;
     node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_to_postgres_may_be_cut_at_any_moment() {
+    let world = workshop().await;
+    world
+        .sql(
+            "insert into oncue.rules (name, match_all, run, retry_base_ms, retry_cap_ms, ordering_key) values
+             ('work', true, 'steered', 20, 50, null), ('ordered', true, 'steered', 20, 50, '$.data.key')",
+        )
+        .await;
+    let nodes = [Node::start(&world, "one").await, Node::start(&world, "two").await];
+    let what = |n: u32| if n % 10 == 3 { "f3" } else { "e0" };
+    let event = |n: u32| (format!("e{n}"), format!(r#"{{"do":"{}","key":"k{}"}}"#, what(n), n % 30));
+    let mut cut = 0;
+    for round in 0..40 {
+        world.publish_events("work", (round * 50..round * 50 + 50).map(event)).await;
+        // A commit under way may or may not have happened: the node cannot know.
+        let cutting = "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'oncue'";
+        cut += world.rows(cutting).await.len();
+    }
+    assert!(cut > 40, "{cut} connections were cut");
+    eventually("all are done", async || {
+        world.number("select count(*) from oncue.parked").await == 0
+            && world.ledger("settlement = 'done'").await >= 4_000
+    })
+    .await;
+    eventually("all are acknowledged", async || world.drained("WORK", "oncue-work").await).await;
+    assert_eq!(world.ledger("settlement = 'done'").await, 4_000, "each delivery is done once");
+    assert_eq!(world.number("select count(distinct delivery_id) from oncue.ledger").await, 4_000);
+    assert_eq!(world.number("select count(*) from oncue.dead_letters").await, 0);
+    assert_eq!(world.number("select sum(runs) from oncue.usage").await, world.ledger("true").await);
+    assert_eq!(world.stored("MAIL").await, 4_000, "each effect once");
+    for node in nodes {
+        node.ready().await;
+        node.stop().await;
+    }
+}

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::support::node::{Node, config};
-use crate::support::{World, eventually, functions};
+use crate::support::{World, eventually, eventually_within, functions};
 
 async fn workshop(trigger: serde_json::Value) -> World {
     let world = World::start().await;
@@ -101,6 +101,49 @@ async fn nats_may_be_killed_under_load_and_come_back() {
     node.ready().await;
     assert_eq!(node.metric(r#"oncue_reconnects_total{bus="main"}"#).await, Some(1.0));
     node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nats_may_be_killed_again_and_again() {
+    let mut world = workshop(json!({ "ack_wait_ms": 2_000 })).await;
+    let node = Node::start(&world, "one").await;
+    for round in 0..6 {
+        world.publish_events("work", events(round * 400, round * 400 + 400)).await;
+        let enough = i64::try_from(round).expect("few") * 400 + 50;
+        // Reading goes on as soon as the connection is there again, not only when the server was silent for long.
+        let soon = std::time::Duration::from_secs(8);
+        eventually_within(soon, "it is busy", async || {
+            (world.ledger("settlement = 'done'").await > enough).then_some(())
+        })
+        .await;
+        world.nats_server.stop_immediate().await;
+        world.nats_server.restart().await.expect("nats-server comes back");
+        eventually("the test is connected again", async || world.consumer("WORK", "oncue-work").await.is_some()).await;
+    }
+    all_done(&world, 2_400).await;
+    node.ready().await;
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nats_that_hangs_is_waited_for() {
+    let world = workshop(json!({ "ack_wait_ms": 3_000 })).await;
+    let node = Node::start(&world, "one").await;
+    world.publish_events("work", events(0, 2_000)).await;
+    eventually("it is busy", async || world.ledger("true").await > 100).await;
+    signal("STOP", world.nats_server.pid()).await;
+    // Longer than a publication may take, so that outputs fail and are parked.
+    tokio::time::sleep(std::time::Duration::from_secs(8)).await;
+    signal("CONT", world.nats_server.pid()).await;
+    all_done(&world, 2_000).await;
+    assert_eq!(world.number("select count(*) from oncue.parked").await, 0);
+    node.ready().await;
+    node.stop().await;
+}
+
+async fn signal(name: &str, pid: u32) {
+    let kill = tokio::process::Command::new("sh").args(["-c", &format!("kill -s {name} {pid}")]).status().await;
+    assert!(kill.expect("a shell").success(), "{name} is sent");
 }
 
 #[tokio::test(flavor = "multi_thread")]
