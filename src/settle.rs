@@ -265,7 +265,7 @@ impl SettlerTask {
             }
             tries += 1;
             self.report(&error, tries);
-            let pause = Duration::from_millis(50).saturating_mul(1 << tries.min(7)).min(Duration::from_secs(1));
+            let pause = Duration::from_millis(10).saturating_mul(1 << tries.min(7)).min(Duration::from_secs(1));
             tokio::select! {
                 () = quit.cancelled() => return false,
                 () = tokio::time::sleep(pause) => {}

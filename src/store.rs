@@ -99,8 +99,9 @@ impl StoreError {
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long an idle connection is taken to be alive.
-const IDLE_TRUSTED: Duration = Duration::from_secs(5);
+/// How long an idle connection is taken to be alive. The pool hands its connections out in turns, so that those of an
+/// idle node rest for some seconds between two uses.
+const IDLE_TRUSTED: Duration = Duration::from_secs(30);
 
 /// How to reach the database.
 #[derive(Clone, Debug)]
