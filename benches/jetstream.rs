@@ -137,7 +137,9 @@ impl Bench {
             .bind(&component)
             .execute(&mut *tx)
             .await?;
-        sqlx::query("insert into oncue.functions (name, current_version) values ('welcome', 1)").execute(&mut *tx).await?;
+        sqlx::query("insert into oncue.functions (name, current_version) values ('welcome', 1)")
+            .execute(&mut *tx)
+            .await?;
         let spec = serde_json::json!({"grants": {"publish": ["events/mail.*"]}});
         sqlx::query("insert into oncue.function_versions (function, version, digest, spec) values ('welcome', 1, sha256($1), $2)")
             .bind(&component)
@@ -195,11 +197,16 @@ impl Bench {
         let mut stream = consumer.stream().max_messages_per_batch(1_000).messages().await?.ready_chunks(1_000);
         let mut done = 0;
         while done < messages {
-            let chunk: Vec<_> = stream.next().await.context("the stream ended")?.into_iter().collect::<Result<_, _>>()?;
+            let chunk: Vec<_> =
+                stream.next().await.context("the stream ended")?.into_iter().collect::<Result<_, _>>()?;
             if with_output {
                 self.output(&chunk).await?;
             }
-            let ids: Vec<String> = chunk.iter().map(|m| m.info().map(|i| i.stream_sequence.to_string())).collect::<Result<_, _>>().map_err(anyhow::Error::from_boxed)?;
+            let ids: Vec<String> = chunk
+                .iter()
+                .map(|m| m.info().map(|i| i.stream_sequence.to_string()))
+                .collect::<Result<_, _>>()
+                .map_err(anyhow::Error::from_boxed)?;
             let bodies: Vec<&[u8]> = chunk.iter().map(|m| &m.payload[..]).collect();
             sqlx::query("insert into floor select * from unnest($1::text[], $2::bytea[])")
                 .bind(ids)
@@ -256,7 +263,9 @@ impl Bench {
         node.drain.stop_reading();
         node.task.await??;
         let mut sql = PgConnection::connect(self.postgres.url()).await?;
-        for statement in ["delete from oncue.rules", "delete from oncue.triggers", "truncate oncue.ledger, oncue.usage, oncue.logs"] {
+        for statement in
+            ["delete from oncue.rules", "delete from oncue.triggers", "truncate oncue.ledger, oncue.usage, oncue.logs"]
+        {
             sqlx::query(statement).execute(&mut sql).await?;
         }
         self.jetstream.delete_stream(stream).await?;
@@ -286,9 +295,11 @@ impl Bench {
         let node = self.node(rule, &stream).await?;
         self.wait_for(messages).await?;
         let mut sql = PgConnection::connect(self.postgres.url()).await?;
-        let seconds: f64 = sqlx::query_scalar("select extract(epoch from max(settled_at) - min(started_at))::float8 from oncue.ledger")
-            .fetch_one(&mut sql)
-            .await?;
+        let seconds: f64 = sqlx::query_scalar(
+            "select extract(epoch from max(settled_at) - min(started_at))::float8 from oncue.ledger",
+        )
+        .fetch_one(&mut sql)
+        .await?;
         self.end(node, &stream).await?;
         Ok(messages as f64 / seconds)
     }

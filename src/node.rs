@@ -225,9 +225,9 @@ fn watch_bus(name: &str, bus: &NatsBus, health: &Health, drain: &Drain) {
             let now = *state.borrow_and_update();
             telemetry::bus_up(&name, now.up);
             if now.up {
-                health.bus_up(&name)
+                health.bus_up(&name);
             } else {
-                health.bus_down(&name, "not connected")
+                health.bus_down(&name, "not connected");
             }
             if now.reconnects > reconnects {
                 reconnects = now.reconnects;

@@ -121,6 +121,12 @@ impl Settler {
     }
 }
 
+/// A trigger and the type of events that no rule of it matched.
+type Kind = (String, String);
+
+/// How many there were, and one of them in structured mode.
+type Count = (u64, Option<Vec<u8>>);
+
 /// The task of a settler.
 #[derive(Debug)]
 pub struct SettlerTask {
@@ -130,7 +136,7 @@ pub struct SettlerTask {
     queue: mpsc::Receiver<Item>,
     unmatched_queue: mpsc::Receiver<(String, std::sync::Arc<Event>)>,
     up: watch::Sender<bool>,
-    counts: HashMap<(String, String), (u64, Option<Vec<u8>>)>,
+    counts: HashMap<Kind, Count>,
 }
 
 #[derive(Default)]

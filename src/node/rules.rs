@@ -77,7 +77,9 @@ async fn load(shared: &Shared, planes: &watch::Sender<Option<ControlPlane>>) -> 
         plane.functions.iter().filter(|f| f.current).map(|f| (f.function.clone(), f.version)).collect();
     let rules = plane.rules.iter().map(|row| row.rule.clone()).collect();
     let (set, refused) = RuleSet::compile(version, rules, &current);
-    let errors: Vec<(String, String)> = refused.into_iter().map(|(name, error)| (name, error.to_string())).collect();
+    let mut errors: Vec<(String, String)> =
+        refused.into_iter().map(|(name, error)| (name, error.to_string())).collect();
+    name_unreadable(&plane, &mut errors);
     for (rule, error) in &errors {
         tracing::warn!(rule, error, "rule quarantined");
     }
@@ -89,6 +91,17 @@ async fn load(shared: &Shared, planes: &watch::Sender<Option<ControlPlane>>) -> 
     warm(shared, errors);
     shared.reloaded.notify_one();
     Ok(version)
+}
+
+/// Says of rules whose function version is there and cannot be read what is wrong with it.
+fn name_unreadable(plane: &ControlPlane, errors: &mut [(String, String)]) {
+    for (name, error) in errors {
+        let rule = plane.rules.iter().find(|row| row.rule.name == *name);
+        let Some(Target::Run { function, .. }) = rule.map(|row| &row.rule.target) else { continue };
+        if let Some((_, version, why)) = plane.unreadable.iter().find(|(f, ..)| f == function) {
+            *error = format!("run: the spec of {function}@{version} cannot be read: {why}; deploy it again");
+        }
+    }
 }
 
 /// Loads the functions that the rules run, off the event path, and tells what cannot be loaded.

@@ -92,9 +92,9 @@ pub(super) async fn watch_store(shared: Shared) {
         let now = *up.borrow_and_update();
         telemetry::store_up(now);
         if now {
-            shared.health.store_up()
+            shared.health.store_up();
         } else {
-            shared.health.store_down("outcomes cannot be settled")
+            shared.health.store_down("outcomes cannot be settled");
         }
         tokio::select! {
             () = finished.cancelled() => return,

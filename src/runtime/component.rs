@@ -162,7 +162,9 @@ pub(super) fn interfaces(component: &Component) -> (Vec<String>, Vec<String>) {
 fn fix_for(import: &str) -> &'static str {
     match import.split('/').next().unwrap_or_default() {
         "wasi:http" => "outbound HTTP is not offered: build without it, or emit an event to what makes the call",
-        "wasi:sockets" => "functions have no network: build without it, or close it with `functions/cut-network IN OUT`",
+        "wasi:sockets" => {
+            "functions have no network: build without it, or close it with `functions/cut-network IN OUT`"
+        }
         "wasi:keyvalue" | "wasi:blobstore" | "wasi:messaging" => "it is not offered: build without it",
         package if package.starts_with("wasi:") => "use WASI 0.2 interfaces, and oncue:function@0.1.0 for the rest",
         _ => "a function may import oncue:function@0.1.0, wasi:logging, wasi:config and WASI 0.2 without network",

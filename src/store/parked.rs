@@ -55,25 +55,34 @@ pub struct ParkedSummary {
 }
 
 impl Store {
-    /// Claims up to `limit` due deliveries for `lease`; of suspects one, and only while the node runs no other suspect.
+    /// Claims up to `limit` due deliveries for `lease`. Suspects come sixteen at a time; one during which a process has died
+    /// is claimed while the node runs no other suspect, so that the next death can be laid at its door.
     ///
     /// # Errors
     /// Those of the database.
     pub async fn claim_parked(&self, node: &str, limit: u32, lease: Duration) -> Result<Vec<Claim>, StoreError> {
         let rows = sqlx::query!(
-            r#"with due as (
-                   select p.delivery_id, p.lease_until is not null as died, r.name is not null as rule_exists,
-                          row_number() over (partition by p.suspect order by p.next_at) as place, p.suspect
+            r#"with running as (
+                   select count(*) as suspects, count(*) filter (where deaths > 0) as killers
+                   from oncue.parked where suspect and node = $1 and lease_until >= now()
+               ), due as (
+                   select p.delivery_id, p.lease_until is not null as died, r.name is not null as rule_exists, p.suspect,
+                          p.deaths + (p.lease_until is not null)::int > 0 as killer,
+                          row_number() over (partition by p.suspect or p.lease_until is not null,
+                              p.deaths + (p.lease_until is not null)::int > 0 order by p.next_at) as place
                    from oncue.parked p left join oncue.rules r on r.name = p.rule
                    where p.next_at <= now() and (p.lease_until is null or p.lease_until < now())
                      and (r.name is null or r.enabled)
                      and (p.ordering_key is null or not exists (
                           select 1 from oncue.parked e
                           where e.rule = p.rule and e.ordering_key = p.ordering_key and e.seq < p.seq))
-                   order by p.suspect, p.next_at limit $2
+                   order by p.next_at limit $2
                ), chosen as (
-                   select delivery_id, died, rule_exists from due where not suspect or (place = 1 and not exists (
-                       select 1 from oncue.parked s where s.suspect and s.node = $1 and s.lease_until >= now()))
+                   select delivery_id, died, rule_exists from due, running
+                   where (not suspect and not killer)
+                      or (killer and place = 1 and running.suspects = 0)
+                      or (suspect and not killer and place + running.suspects <= 16 and running.killers = 0
+                          and not exists (select 1 from due k where k.killer and running.suspects = 0))
                ), locked as (
                    select p.delivery_id, c.died, c.rule_exists from oncue.parked p join chosen c using (delivery_id)
                    where p.lease_until is null or p.lease_until < now()

@@ -186,7 +186,7 @@ impl Puller {
         if status == StatusCode::REQUEST_TERMINATED
             && ["message size exceeds maxbytes", "batch completed"].contains(&lower.as_str())
         {
-            self.ended(&message);
+            self.ended(message);
             return Ok(None);
         }
         Err(Failure::Again(format!("the server ended a pull: {status} {text}")))
@@ -194,12 +194,9 @@ impl Puller {
 
     fn take(&mut self, message: async_nats::Message) -> Option<Pulled> {
         self.received_since_check = true;
-        let credit = match self.credit.split(message.length.max(1) as u64) {
-            Some(credit) => credit,
-            None => {
-                tracing::warn!("the server sent more than was asked for; what was dropped comes again");
-                return None;
-            }
+        let Some(credit) = self.credit.split(message.length.max(1) as u64) else {
+            tracing::warn!("the server sent more than was asked for; what was dropped comes again");
+            return None;
         };
         self.asked_and_came += 1;
         if self.asked_and_came >= self.batch {
