@@ -352,7 +352,7 @@ async fn a_handler_of_other_types_is_refused() {
 
 #[tokio::test]
 async fn too_many_instances_are_refused() {
-    let instances = "(core instance (instantiate $m))".repeat(20);
+    let instances = "(core instance (instantiate $m))".repeat(80);
     let text = format!(r#"(component (core module $m) {instances})"#);
     let error = refused(wat::parse_str(text).expect("valid")).await;
     assert!(matches!(error, LoadError::TooComplex(_)), "{error:?}");

@@ -69,7 +69,7 @@ impl Glob {
                 let (path, name) = (entry.path(), entry.file_name());
                 match entry.file_type() {
                     Ok(kind) if kind.is_dir() && self.is_deep() && !is_built(&name.to_string_lossy()) => {
-                        open.push(path)
+                        open.push(path);
                     }
                     Ok(kind) if kind.is_file() && self.matches(&path) => found.push(path),
                     _ => {}
