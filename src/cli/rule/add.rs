@@ -21,7 +21,7 @@ pub struct Args {
     /// The rule; with --file, the file names it
     #[arg(required_unless_present = "file")]
     name: Option<String>,
-    /// A file with the rule: JSON if its name ends so, else TOML with the keys of [[rule]]
+    /// A file with the rule: JSON if its name ends so, else TOML with the keys of `[[rule]]`
     #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "options"])]
     file: Option<PathBuf>,
     /// Replace a rule of the same name
