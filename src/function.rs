@@ -95,3 +95,14 @@ pub fn subject_matches(pattern: &str, subject: &str) -> bool {
     }
     tokens.next().is_none()
 }
+
+/// Lower-case hexadecimal digits of `bytes`: how a component's digest is shown.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

@@ -36,7 +36,7 @@ use self::cache::Cache;
 use self::host::{HostState, wit};
 use crate::delivery::{Outcome, Report};
 use crate::event::Event;
-use crate::function::FunctionSpec;
+use crate::function::{FunctionSpec, hex};
 
 /// Components that are compiled at once: each takes a core for as long as it takes.
 const COMPILATIONS: usize = 2;
@@ -296,12 +296,4 @@ impl Inner {
 #[must_use]
 pub fn digest(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}"); // writing to a string cannot fail
-        text
-    })
 }

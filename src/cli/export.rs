@@ -7,9 +7,9 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 use crate::config::{self, Exported};
+use crate::function::hex;
 use crate::runtime;
 use crate::store::Store;
-use crate::store::control::hex;
 
 use super::Context;
 

@@ -9,8 +9,9 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
+use crate::function::hex;
 use crate::rules::{Rule, Target};
-use crate::store::control::{ControlPlane, FunctionVersion, hex};
+use crate::store::control::{ControlPlane, FunctionVersion};
 use crate::triggers::spec::TriggerSpec;
 
 use super::Config;

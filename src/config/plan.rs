@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::function::hex;
 use crate::rules::Target;
-use crate::store::control::{ControlPlane, FunctionVersion, TriggerRow, hex};
+use crate::store::control::{ControlPlane, FunctionVersion, TriggerRow};
 use crate::triggers::spec::TriggerSpec;
 
 use super::forms::{Form, function_form, rule_form, trigger_form};

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use sha2::{Digest as _, Sha256};
 use tokio::process::Command;
 
+use crate::function::hex;
+
 use super::watch;
 
 /// How much of a failed build's output is kept.
@@ -141,10 +143,6 @@ impl Buildable {
 
 fn digest_of(path: &Path) -> Option<String> {
     Some(hex(&Sha256::digest(std::fs::read(path).ok()?)))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    crate::store::control::hex(bytes)
 }
 
 fn tail(output: &Output) -> String {

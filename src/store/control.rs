@@ -5,7 +5,7 @@
 
 use sqlx::types::time::OffsetDateTime;
 
-use crate::function::FunctionSpec;
+use crate::function::{FunctionSpec, hex};
 use crate::retry::RetryPolicy;
 use crate::rules::{OnFailure, Rate, Rule, Target};
 
@@ -248,15 +248,4 @@ async fn rules(tx: &mut Tx) -> Result<Vec<RuleRow>, StoreError> {
         Some(RuleRow { rule, error: row.error })
     });
     Ok(rows.collect())
-}
-
-/// Lower-case hexadecimal digits of `bytes`.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, b| {
-        // Writing to a String cannot fail.
-        let _ = write!(out, "{b:02x}");
-        out
-    })
 }

@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use sqlx::types::Uuid;
-use sqlx::types::time::OffsetDateTime;
 
 use crate::delivery::DeliveryId;
 
@@ -181,23 +180,5 @@ impl Store {
         .fetch_one(&self.pool)
         .await?;
         Ok(ParkedSummary { count: row.count, next_due_ms: row.next_due_ms })
-    }
-
-    /// The parked deliveries, those due first: id, rule, class, attempts, when.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn parked(
-        &self,
-        limit: i64,
-    ) -> Result<Vec<(DeliveryId, String, String, u32, OffsetDateTime)>, StoreError> {
-        let rows = sqlx::query!(
-            "select delivery_id, rule, class, attempts, next_at from oncue.parked order by next_at limit $1",
-            limit
-        )
-        .fetch_all(&self.pool)
-        .await?;
-        let row = |r: (Uuid, String, String, i32, OffsetDateTime)| (DeliveryId(r.0), r.1, r.2, r.3.unsigned_abs(), r.4);
-        Ok(rows.into_iter().map(|r| row((r.delivery_id, r.rule, r.class, r.attempts, r.next_at))).collect())
     }
 }

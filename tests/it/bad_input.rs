@@ -67,7 +67,7 @@ async fn a_message_that_is_no_event_is_kept_with_its_bytes_and_acknowledged() {
     let letters = world.rows(query).await;
     assert_eq!(letters.len(), bad.len());
     for (class, headers, payload) in bad {
-        let raw = oncue::store::control::hex(&payload);
+        let raw = oncue::function::hex(&payload);
         let found = letters.iter().find(|l| {
             let kept: Vec<(String, String)> =
                 serde_json::from_str(l["headers"].as_str().unwrap_or("")).unwrap_or_default();

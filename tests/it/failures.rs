@@ -130,7 +130,7 @@ async fn what_fails_for_good_becomes_a_dead_letter_with_its_attempts_and_bytes()
     let event: Value = serde_json::from_str(letter["text"].as_str().expect("text")).expect("structured mode");
     assert_eq!((&event["id"], &event["data"]["do"]), (&json!("stubborn"), &json!("f9")));
     let digest = world.row("select encode(digest, 'hex') as hex from oncue.dead_letters").await;
-    assert_eq!(digest["hex"], oncue::store::control::hex(&oncue::runtime::digest(&functions::steered())));
+    assert_eq!(digest["hex"], oncue::function::hex(&oncue::runtime::digest(&functions::steered())));
     assert_eq!((parked(&world).await, world.stored("MAIL").await), (0, 0));
     node.stop().await;
 }

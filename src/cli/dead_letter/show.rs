@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use crate::cli::Context;
 use crate::cli::output::{bytes, dash, fields, micros, moment, printable};
+use crate::function::hex;
 use crate::store::Store;
-use crate::store::control::hex;
 use crate::store::dead_letters::{DeadLetter, DeadLetterRow};
 
 use super::target;

@@ -12,9 +12,10 @@ use serde::Serialize;
 
 use crate::config;
 use crate::function::FunctionSpec;
+use crate::function::hex;
 use crate::runtime::{self, Runtime};
 use crate::store::apply::Changes;
-use crate::store::control::{ControlPlane, hex};
+use crate::store::control::ControlPlane;
 use crate::store::functions::Deployment;
 
 use crate::cli::arguments::{key_value, read_input};

@@ -9,8 +9,9 @@ use time::OffsetDateTime;
 
 use crate::config::{Form, duration_text, function_form, size_text};
 use crate::function::Limits;
+use crate::function::hex;
 use crate::rules::Target;
-use crate::store::control::{ControlPlane, FunctionVersion, hex};
+use crate::store::control::{ControlPlane, FunctionVersion};
 
 use crate::cli::arguments::Limit;
 use crate::cli::{Context, output};
