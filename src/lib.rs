@@ -7,6 +7,7 @@
 // 0: pure, import nothing of ours
 pub mod drain;
 pub mod event;
+pub mod lsn;
 pub mod retry;
 pub mod telemetry;
 pub mod watermark;
