@@ -8,6 +8,7 @@ pub mod budget;
 pub mod functions;
 mod lanes;
 mod observe;
+pub mod ownership;
 mod rates;
 mod run;
 pub mod ticket;
@@ -25,7 +26,7 @@ use crate::event::Event;
 use crate::outputs::Outputs;
 use crate::rules::{OnFailure, Planned, RuleSet, Target};
 use crate::runtime::Runtime;
-use crate::settle::Settler;
+use crate::settle::{Settled, Settler};
 use crate::store::Store;
 use crate::store::parked::Claim;
 use crate::store::settle::Rejected;
@@ -34,6 +35,7 @@ use crate::telemetry;
 use self::functions::Functions;
 use self::lanes::Lanes;
 pub use self::observe::{Observer, Seen, SeenAttempt};
+use self::ownership::Ownership;
 use self::rates::Rates;
 use self::run::Delivery;
 use self::ticket::Ticket;
@@ -70,6 +72,8 @@ pub struct Arrival {
     pub transport_key: Vec<u8>,
     /// How often the source has sent it, this time included.
     pub sent: u32,
+    /// The lease that it was read under, where only one node may read.
+    pub ownership: Option<Arc<Ownership>>,
     /// Released when everything about the event is settled.
     pub ticket: Ticket,
 }
@@ -168,7 +172,7 @@ impl Dispatcher {
     /// Takes an event: matches it and starts its deliveries. Returns when they are on their way, not when they are
     /// done; to be called in the order in which events of a partition came.
     pub async fn accept(&self, arrival: Arrival) {
-        let Arrival { trigger, event, at, transport_key, sent, ticket } = arrival;
+        let Arrival { trigger, event, at, transport_key, sent, ownership, ticket } = arrival;
         let planned = self.inner.rules.load().plan(&trigger, &event);
         self.inner.see(|| Seen::Event {
             trigger: trigger.to_string(),
@@ -185,7 +189,7 @@ impl Dispatcher {
         for planned in planned {
             let id = DeliveryId::derive(at, &trigger, &transport_key, &planned.rule.rule.name, 0);
             let delivery = Delivery::first(id, &trigger, planned, transport_key.clone(), sent, ticket.share());
-            self.start(delivery);
+            self.start(delivery.owned(ownership.clone()));
         }
         ticket.settled();
     }
@@ -199,7 +203,7 @@ impl Dispatcher {
             class: rejected.class,
             error: rejected.error.clone(),
         });
-        if self.inner.settler.reject(rejected).await.is_ok() {
+        if matches!(self.inner.settler.reject(rejected).await, Ok(Settled::Fresh | Settled::Duplicate)) {
             ticket.settled();
         }
     }

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::delivery::DeliveryId;
 use crate::event::{Event, codec};
-use crate::store::settle::{Group, Next, Record, Rejected, Unmatched};
+use crate::store::settle::{Group, Next, Record, Rejected, Unmatched, Verdict};
 use crate::store::{Store, StoreError};
 use crate::telemetry;
 
@@ -57,6 +58,18 @@ pub enum Settled {
     Fresh,
     /// It had been settled before: this result changed nothing.
     Duplicate,
+    /// It was read under a lease that has passed on: nothing was written, and its source must not be told anything.
+    Fenced,
+}
+
+impl Verdict {
+    fn of(&self, id: DeliveryId) -> Settled {
+        match id {
+            id if self.fenced.contains(&id) => Settled::Fenced,
+            id if self.stale.contains(&id) => Settled::Duplicate,
+            _ => Settled::Fresh,
+        }
+    }
 }
 
 enum Item {
@@ -247,16 +260,15 @@ impl SettlerTask {
         loop {
             let began = Instant::now();
             let error = match self.store.settle(&self.node, &batch.group).await {
-                Ok(stale) => {
+                Ok(verdict) => {
                     self.up.send_if_modified(|up| !std::mem::replace(up, true));
                     telemetry::settled(batch.len(), began.elapsed());
                     for (record, done) in batch.group.records.iter().zip(batch.waiting) {
-                        let duplicate = stale.contains(&record.subject.id);
                         // Whoever waited may be gone: the node is quitting.
-                        let _ = done.send(if duplicate { Settled::Duplicate } else { Settled::Fresh });
+                        let _ = done.send(verdict.of(record.subject.id));
                     }
-                    for done in batch.rejected_waiting {
-                        let _ = done.send(Settled::Fresh);
+                    for (rejected, done) in batch.group.rejected.iter().zip(batch.rejected_waiting) {
+                        let _ = done.send(verdict.of(rejected.id));
                     }
                     return true;
                 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::types::Uuid;
 use sqlx::{ConnectOptions as _, Connection as _};
 
 pub mod apply;
@@ -17,6 +18,7 @@ pub mod cluster;
 pub mod control;
 pub mod dead_letters;
 pub mod events;
+pub mod feeds;
 pub mod functions;
 pub mod listen;
 pub mod parked;
@@ -127,6 +129,8 @@ impl Config {
 pub struct Store {
     pool: PgPool,
     options: PgConnectOptions,
+    /// This process among all that ever held a lease.
+    process: Uuid,
 }
 
 impl Store {
@@ -157,7 +161,7 @@ impl Store {
                 })
             })
             .connect_lazy_with(options.clone());
-        Ok(Self { pool, options })
+        Ok(Self { pool, options, process: Uuid::new_v4() })
     }
 
     /// Connects once, to find out whether the database is there and, if not, why: the pool only says that it waited.

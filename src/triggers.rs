@@ -195,7 +195,8 @@ impl Context {
         match codec::decode(&read, &defaults, &self.limits) {
             Ok(event) => {
                 let trigger = Arc::clone(&self.name);
-                let arrival = Arrival { trigger, event: Arc::new(event), at, transport_key, sent, ticket };
+                let event = Arc::new(event);
+                let arrival = Arrival { trigger, event, at, transport_key, sent, ownership: None, ticket };
                 self.dispatcher.accept(arrival).await;
             }
             Err(error) => {
@@ -207,6 +208,7 @@ impl Context {
                     raw: message.payload.to_vec(),
                     headers: kept_headers(headers, &message),
                     transport_key,
+                    fence: None,
                 };
                 let dispatcher = self.dispatcher.clone();
                 self.drain.spawn("reject", async move { dispatcher.reject(rejected, ticket).await });

@@ -22,6 +22,7 @@ use crate::telemetry;
 use super::Inner;
 use super::functions::Version;
 use super::observe::{Seen, SeenAttempt};
+use super::ownership::Pressure;
 
 pub(super) use self::delivery::{Delivery, NotRunnable};
 
@@ -127,7 +128,9 @@ impl Inner {
                 inline,
                 age: delivery.age_before + began.elapsed(),
                 jitter: rand::random(),
-                may_repeat_inline: delivery.claim.is_none() && began.elapsed() < INLINE_BUDGET,
+                may_repeat_inline: delivery.claim.is_none()
+                    && delivery.pressure() == Pressure::Green
+                    && began.elapsed() < INLINE_BUDGET,
             };
             let settlement = settle(&delivery.rule.rule.retry, history, &report.outcome);
             self.watch(delivery, attempt, &report, &outputs, &settlement);
@@ -149,7 +152,7 @@ impl Inner {
     }
 
     async fn settle(&self, delivery: Delivery, attempts: Vec<AttemptRow>, next: Next) -> Ended {
-        let Delivery { subject, claim, suspect, ticket, attempts_before, .. } = delivery;
+        let Delivery { subject, claim, suspect, ownership, ticket, attempts_before, .. } = delivery;
         let attempts_total = attempts_before + u32::try_from(attempts.len()).unwrap_or(u32::MAX);
         let due = match &next {
             Next::Park { after_ms, .. } => Some(Duration::from_millis(*after_ms)),
@@ -162,11 +165,17 @@ impl Inner {
         };
         // What waits until this one has ended: later ones of its key, and the next suspect.
         let next_waits = claim.is_some() && (subject.ordering_key.is_some() || suspect);
-        let settled = self.settler.settle(Record { subject, attempts, claim, attempts_total, next }).await;
+        let fence = ownership.map(|o| o.fence());
+        let settled = self.settler.settle(Record { subject, fence, attempts, claim, attempts_total, next }).await;
         if let Some(token) = claim {
             self.lanes.unclaimed(token);
         }
         let Ok(settled) = settled else { return Ended::Abandoned };
+        if settled == Settled::Fenced {
+            // Another node reads the source now and runs it; this result must leave no trace.
+            telemetry::delivered(&rule, "fenced", 1);
+            return Ended::Abandoned;
+        }
         ticket.settled();
         if settled == Settled::Duplicate {
             telemetry::delivered(&rule, "duplicate", 1);

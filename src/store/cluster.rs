@@ -63,26 +63,43 @@ impl Store {
         Ok(())
     }
 
-    /// Takes the lease `name`, or renews it where `owner` has it. Gives its epoch, or none while another has it.
+    /// Takes the lease `name`, or renews it where `owner` has it. Gives its epoch, or none while another has it. The
+    /// epoch is a new one unless this very process has had the lease without a break.
     ///
     /// # Errors
     /// Those of the database.
     pub async fn take_lease(&self, name: &str, owner: &str, ttl: Duration) -> Result<Option<i64>, StoreError> {
         let epoch = sqlx::query_scalar!(
-            "insert into oncue.leases as l (name, owner, epoch, expires_at)
-             values ($1, $2, 1, now() + $3::bigint * interval '1 millisecond')
+            "insert into oncue.leases as l (name, owner, epoch, expires_at, holder)
+             values ($1, $2, 1, now() + $3::bigint * interval '1 millisecond', $4)
              on conflict (name) do update
-             set owner = excluded.owner, expires_at = excluded.expires_at,
-                 epoch = l.epoch + (l.owner <> excluded.owner or l.expires_at < now())::int
+             set owner = excluded.owner, expires_at = excluded.expires_at, holder = excluded.holder,
+                 epoch = l.epoch + (l.holder is distinct from excluded.holder or l.expires_at < now())::int
              where l.owner = excluded.owner or l.expires_at < now()
              returning epoch",
             name,
             owner,
-            i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX)
+            i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX),
+            self.process
         )
         .fetch_optional(&self.pool)
         .await?;
         Ok(epoch)
+    }
+
+    /// Ends the lease `name` of this process now; that of another is left alone.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn release_lease(&self, name: &str) -> Result<(), StoreError> {
+        sqlx::query!(
+            "update oncue.leases set expires_at = now() where name = $1 and holder = $2 and expires_at > now()",
+            name,
+            self.process
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
     }
 
     /// Ends every lease of `owner` now, so that others need not wait for them to expire.

@@ -5,6 +5,7 @@
 //! whole and counted as a duplicate: its late result changes nothing.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use sqlx::types::Uuid;
 use sqlx::types::time::OffsetDateTime;
@@ -13,6 +14,7 @@ use crate::delivery::{DeliveryId, LogLine};
 
 use super::{Store, StoreError, clean, clean_error};
 
+mod fences;
 mod ledger;
 mod outcomes;
 
@@ -110,11 +112,22 @@ pub enum Next {
     },
 }
 
+/// The lease that an event was read under: what is settled of it is settled only while that epoch lasts.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Fence {
+    /// The lease.
+    pub lease: String,
+    /// Its epoch.
+    pub epoch: i64,
+}
+
 /// One delivery to settle.
 #[derive(Clone, Debug)]
 pub struct Record {
     /// What it is.
     pub subject: Subject,
+    /// The lease that its event was read under, if it needed one.
+    pub fence: Option<Arc<Fence>>,
     /// The attempts since it was read or claimed, in order.
     pub attempts: Vec<AttemptRow>,
     /// The token of the claim, when it came from `parked`.
@@ -142,6 +155,8 @@ pub struct Rejected {
     pub headers: Vec<u8>,
     /// The key of the message at its source.
     pub transport_key: Vec<u8>,
+    /// The lease that it was read under, if it needed one.
+    pub fence: Option<Arc<Fence>>,
 }
 
 /// Events that no rule matched.
@@ -176,24 +191,37 @@ impl Group {
     }
 }
 
+/// What a transaction did not settle, and why.
+#[derive(Clone, Debug, Default)]
+pub struct Verdict {
+    /// Deliveries that had been settled before.
+    pub stale: HashSet<DeliveryId>,
+    /// Deliveries and messages whose lease has passed on: whoever holds it now reads them again.
+    pub fenced: HashSet<DeliveryId>,
+}
+
 impl Store {
-    /// Settles `group` for `node`. Gives the deliveries that were dropped because they had been settled before.
+    /// Settles `group` for `node`. Gives what was dropped.
     ///
     /// # Errors
     /// Those of the database; nothing of the group is settled then, or, if only the reply was lost, all of it.
-    pub async fn settle(&self, node: &str, group: &Group) -> Result<HashSet<DeliveryId>, StoreError> {
+    pub async fn settle(&self, node: &str, group: &Group) -> Result<Verdict, StoreError> {
         let mut tx = self.pool.begin().await?;
-        let claimed = outcomes::take_claims(&mut tx, &group.records).await?;
-        let first = ledger::insert_heads(&mut tx, node, &group.records).await?;
-        let (fresh, stale) = divide(&group.records, &claimed, &first);
+        let passed = fences::passed(&mut tx, group).await?;
+        let fenced = passed.deliveries(group);
+        let holds = |fence: &Option<Arc<Fence>>| !fence.as_ref().is_some_and(|f| passed.contains(f));
+        let records: Vec<&Record> = group.records.iter().filter(|r| holds(&r.fence)).collect();
+        let claimed = outcomes::take_claims(&mut tx, &records).await?;
+        let first = ledger::insert_heads(&mut tx, node, &records).await?;
+        let (fresh, stale) = divide(&records, &claimed, &first);
         ledger::insert_rest(&mut tx, node, &fresh).await?;
         ledger::insert_logs(&mut tx, &fresh).await?;
         outcomes::park(&mut tx, &fresh).await?;
         outcomes::bury(&mut tx, &fresh).await?;
-        outcomes::reject(&mut tx, &group.rejected).await?;
+        outcomes::reject(&mut tx, group.rejected.iter().filter(|r| holds(&r.fence))).await?;
         outcomes::count_unmatched(&mut tx, &group.unmatched).await?;
         tx.commit().await?;
-        Ok(stale)
+        Ok(Verdict { stale, fenced })
     }
 
     /// Which of `ids` are settled already: done, parked or dead.
@@ -216,7 +244,7 @@ impl Store {
 
 /// The records that this transaction settles, and the deliveries that had been settled before.
 fn divide<'a>(
-    records: &'a [Record],
+    records: &[&'a Record],
     claimed: &HashSet<Uuid>,
     first: &HashSet<Uuid>,
 ) -> (Vec<&'a Record>, HashSet<DeliveryId>) {

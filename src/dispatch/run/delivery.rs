@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::delivery::DeliveryId;
 use crate::dispatch::lanes::LaneKey;
+use crate::dispatch::ownership::{Ownership, Pressure};
 use crate::dispatch::ticket::Ticket;
 use crate::dispatch::{holding_key, target_name};
 use crate::event::{AttributeValue, CAUSE, Event, codec};
@@ -34,6 +35,8 @@ pub(in crate::dispatch) struct Delivery {
     pub(super) suspect: bool,
     /// The token of its claim, when it was parked.
     pub(in crate::dispatch) claim: Option<Uuid>,
+    /// The lease that its event was read under, where only one node may read.
+    pub(in crate::dispatch) ownership: Option<Arc<Ownership>>,
     pub(super) ticket: Ticket,
 }
 
@@ -89,8 +92,14 @@ impl Delivery {
             sent,
             suspect: false,
             claim,
+            ownership: None,
             ticket,
         }
+    }
+
+    /// Ties it to the lease that its event was read under.
+    pub(in crate::dispatch) fn owned(self, ownership: Option<Arc<Ownership>>) -> Self {
+        Self { ownership, ..self }
     }
 
     /// A delivery that was parked. It runs the version that it was matched with, by the rule's present policy.
@@ -113,6 +122,7 @@ impl Delivery {
             let attempts = Vec::new();
             let record = Record {
                 subject: subject(event),
+                fence: None,
                 attempts,
                 claim: Some(claim.token),
                 attempts_total: claim.attempts,
@@ -141,6 +151,7 @@ impl Delivery {
             sent: 1,
             suspect: claim.suspect,
             claim: Some(claim.token),
+            ownership: None,
             ticket,
         })
     }
@@ -158,6 +169,11 @@ impl Delivery {
     /// Whether it waits behind a parked one of its key.
     pub(in crate::dispatch) fn holds_key(&self) -> bool {
         self.subject.ordering_key.is_some()
+    }
+
+    /// How much its source suffers from what is not settled.
+    pub(super) fn pressure(&self) -> Pressure {
+        self.ownership.as_ref().map_or(Pressure::Green, |o| o.pressure())
     }
 
     pub(super) fn park(&self, class: &'static str, error: Option<String>, after: Duration, suspect: bool) -> Next {

@@ -12,7 +12,7 @@ use crate::store::StoreError;
 use super::{AttemptRow, Record, Tx, clean, clean_error, int, small};
 
 /// Inserts the first attempt of every record that was not claimed; gives the deliveries that had no such row.
-pub(super) async fn insert_heads(tx: &mut Tx, node: &str, records: &[Record]) -> Result<HashSet<Uuid>, StoreError> {
+pub(super) async fn insert_heads(tx: &mut Tx, node: &str, records: &[&Record]) -> Result<HashSet<Uuid>, StoreError> {
     let mut columns = Columns::default();
     for record in records.iter().filter(|r| r.claim.is_none()) {
         record.attempts.first().into_iter().for_each(|row| columns.push(record, row));

@@ -12,7 +12,7 @@ use super::{Next, Record, Rejected, Tx, Unmatched, clean, clean_error, int, smal
 
 /// Gives back the claims of `records`: rows that end are deleted, rows that wait on are updated. Gives those whose
 /// token still held.
-pub(super) async fn take_claims(tx: &mut Tx, records: &[Record]) -> Result<HashSet<Uuid>, StoreError> {
+pub(super) async fn take_claims(tx: &mut Tx, records: &[&Record]) -> Result<HashSet<Uuid>, StoreError> {
     let (mut ended, mut ended_tokens) = (Vec::new(), Vec::new());
     let (mut waits, mut tokens, mut after, mut attempts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut classes, mut errors) = (Vec::new(), Vec::new());
@@ -175,7 +175,7 @@ pub(super) async fn bury(tx: &mut Tx, fresh: &[&Record]) -> Result<(), StoreErro
 }
 
 /// Keeps messages that could not become events.
-pub(super) async fn reject(tx: &mut Tx, rejected: &[Rejected]) -> Result<(), StoreError> {
+pub(super) async fn reject(tx: &mut Tx, rejected: impl Iterator<Item = &Rejected>) -> Result<(), StoreError> {
     for message in rejected {
         sqlx::query!(
             "insert into oncue.dead_letters (id, kind, trigger, class, error, raw, headers, transport_key)
