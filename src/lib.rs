@@ -16,6 +16,7 @@ pub mod watermark;
 pub mod delivery;
 pub mod function;
 pub mod pattern;
+pub mod pgtype;
 pub mod rules;
 pub mod transform;
 

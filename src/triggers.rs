@@ -5,6 +5,7 @@
 
 mod jetstream;
 mod nats;
+pub mod postgres;
 pub mod spec;
 
 use std::sync::Arc;

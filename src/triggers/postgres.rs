@@ -1,0 +1,4 @@
+//! Postgres change feeds.
+
+pub mod change;
+pub mod pgoutput;
