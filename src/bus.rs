@@ -1,9 +1,10 @@
-//! Buses: how a connection to NATS is described and opened. The one place where a NATS connection begins.
+//! Buses: how a connection to NATS or to a source Postgres is described and opened. The one place where it begins.
 //!
 //! Invariant: a password or token is never shown by `Debug` or in an error.
 
 pub mod inspect;
 pub mod nats;
+pub mod postgres;
 pub mod send;
 
 use std::path::PathBuf;
@@ -16,6 +17,8 @@ use serde::{Deserialize, Serialize};
 pub enum BusKind {
     /// NATS, core and JetStream.
     Nats,
+    /// Postgres: change feeds and transactional messages.
+    Postgres,
 }
 
 /// A secret text that `Debug` does not show.
@@ -60,7 +63,7 @@ pub struct Tls {
 pub struct BusConfig {
     /// What it is.
     pub kind: BusKind,
-    /// `nats://host:4222`, several separated by commas; `tls://` for TLS.
+    /// `nats://host:4222`, several separated by commas; `tls://` for TLS. `postgres://user@host/database`.
     pub url: String,
     /// A `.creds` file.
     #[serde(default)]
@@ -80,14 +83,27 @@ pub struct BusConfig {
     /// What publishing means.
     #[serde(default)]
     pub publish: Publishing,
+    /// Of a Postgres bus: whether its slots may keep WAL without a bound.
+    #[serde(default)]
+    pub accept_unbounded_wal: bool,
 }
 
 impl BusConfig {
     /// A NATS bus without authentication.
     #[must_use]
     pub fn nats(url: impl Into<String>) -> Self {
+        Self::new(BusKind::Nats, url)
+    }
+
+    /// A Postgres bus; `url` as of libpq.
+    #[must_use]
+    pub fn postgres(url: impl Into<String>) -> Self {
+        Self::new(BusKind::Postgres, url)
+    }
+
+    fn new(kind: BusKind, url: impl Into<String>) -> Self {
         Self {
-            kind: BusKind::Nats,
+            kind,
             url: url.into(),
             credentials: None,
             user: None,
@@ -95,6 +111,7 @@ impl BusConfig {
             token: None,
             tls: Tls::default(),
             publish: Publishing::Durable,
+            accept_unbounded_wal: false,
         }
     }
 }

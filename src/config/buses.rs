@@ -31,6 +31,7 @@ pub(super) fn read(name: &str, node: &Node, path: &str) -> Result<BusConfig, Con
         token: secret("token")?,
         tls: section.get("tls").map_or(Ok(Tls::default()), |f| tls(&f))?,
         publish: section.get("publish").map_or(Ok(Publishing::default()), |f| publishing(&f))?,
+        accept_unbounded_wal: false,
     };
     check(&section, &bus)?;
     Ok(bus)

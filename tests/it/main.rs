@@ -13,6 +13,7 @@ mod cli;
 mod drain;
 mod examples;
 mod failures;
+mod feed_bus;
 mod hostile;
 mod hot_reload;
 mod kill;

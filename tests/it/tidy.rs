@@ -39,7 +39,7 @@ const STRANGERS: [(&str, &[&str]); 7] = [
 /// Outside crates and where they live; a directory means the file beside it too.
 const HOMES: [(&str, &[&str]); 8] = [
     ("async_nats", &["src/bus", "src/triggers", "src/outputs"]),
-    ("sqlx", &["src/store"]),
+    ("sqlx", &["src/store", "src/bus/postgres"]),
     ("wasmtime", &["src/runtime"]),
     ("wasmtime_wasi", &["src/runtime"]),
     ("clap", &["src/cli", "src/main"]),
