@@ -11,6 +11,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use self::nats::NatsBus;
+use self::postgres::PostgresBus;
+
 /// What speaks on the other side of a bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -19,6 +22,26 @@ pub enum BusKind {
     Nats,
     /// Postgres: change feeds and transactional messages.
     Postgres,
+}
+
+impl BusKind {
+    /// As the configuration names it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nats => "nats",
+            Self::Postgres => "postgres",
+        }
+    }
+}
+
+/// A bus that was opened, or is opened when it is first asked.
+#[derive(Clone, Debug)]
+pub enum Connection {
+    /// A connection to NATS.
+    Nats(NatsBus),
+    /// Connections to a Postgres.
+    Postgres(PostgresBus),
 }
 
 /// A secret text that `Debug` does not show.

@@ -4,6 +4,7 @@
 //! bus) is waited for. Ending is in one order: nothing more is read, what runs is settled and acknowledged, leases are
 //! released.
 
+mod buses;
 mod retries;
 mod rules;
 mod supervise;
@@ -17,8 +18,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::sync::{Notify, mpsc};
 
-use crate::bus::BusConfig;
-use crate::bus::nats::{self, NatsBus};
+use crate::bus::nats;
+use crate::bus::postgres::PostgresBus;
+use crate::bus::{BusConfig, BusKind, Connection};
 use crate::dispatch::budget::Budget;
 use crate::dispatch::{Dispatcher, Parts};
 use crate::drain::Drain;
@@ -184,9 +186,19 @@ async fn assemble(
     let mut sources = BTreeMap::new();
     let mut targets = HashMap::new();
     for (name, bus_config) in &config.buses {
-        let bus = nats::connect_forever(name, bus_config).await?;
-        targets.insert(name.clone(), Target { bus: bus.clone(), publishing: bus_config.publish });
-        watch_bus(name, &bus, &health, &drain);
+        let bus = match bus_config.kind {
+            BusKind::Nats => {
+                let bus = nats::connect_forever(name, bus_config).await?;
+                targets.insert(name.clone(), Target { bus: bus.clone(), publishing: bus_config.publish });
+                buses::watch_nats(name, &bus, &health, &drain);
+                Connection::Nats(bus)
+            }
+            BusKind::Postgres => {
+                let bus = PostgresBus::new(name, bus_config)?;
+                buses::watch_postgres(&bus, &health, &drain);
+                Connection::Postgres(bus)
+            }
+        };
         sources.insert(name.clone(), Source { name: name.clone(), config: bus_config.clone(), bus });
     }
     let (settler, task) = Settler::new(store.clone(), config.name.clone(), config.settle.clone());
@@ -213,32 +225,6 @@ async fn assemble(
         sources,
         reloaded: Arc::default(),
     })
-}
-
-/// Shows the state of a bus in health and metrics.
-fn watch_bus(name: &str, bus: &NatsBus, health: &Health, drain: &Drain) {
-    let (name, mut state) = (name.to_owned(), bus.state.clone());
-    let (health, finished) = (health.clone(), drain.token().finished);
-    drain.spawn_service(format!("watch of bus {name}"), async move {
-        let mut reconnects = 0;
-        loop {
-            let now = *state.borrow_and_update();
-            telemetry::bus_up(&name, now.up);
-            if now.up {
-                health.bus_up(&name);
-            } else {
-                health.bus_down(&name, "not connected");
-            }
-            if now.reconnects > reconnects {
-                reconnects = now.reconnects;
-                telemetry::reconnected(&name);
-            }
-            tokio::select! {
-                () = finished.cancelled() => return,
-                changed = state.changed() => if changed.is_err() { return },
-            }
-        }
-    });
 }
 
 fn start(shared: &Shared) {

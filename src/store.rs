@@ -1,5 +1,5 @@
-//! Postgres: the control plane, the ledger and everything that waits. Every SQL statement of Oncue is in here, but for those
-//! that a source database is asked (`bus/postgres`).
+//! Postgres: the control plane, the ledger and everything that waits. Every SQL statement of Oncue is in here, but for
+//! those that a source database is asked (`bus/postgres`).
 //!
 //! Invariant: whatever one function here writes, it writes in one transaction, and calling it again after a lost reply
 //! changes nothing. The store decides nothing: what an outcome means is decided in `delivery`, what a row compiles to

@@ -15,8 +15,7 @@ use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::bus::BusConfig;
-use crate::bus::nats::NatsBus;
+use crate::bus::{BusConfig, Connection};
 use crate::delivery::DeliveryId;
 use crate::dispatch::budget::Budget;
 use crate::dispatch::ticket::Ticket;
@@ -26,7 +25,7 @@ use crate::event::codec::{self, Defaults};
 use crate::health::{Health, TriggerState};
 use crate::store::settle::Rejected;
 
-pub use self::spec::{JetStreamSpec, NatsSpec, SpecError, Start, TriggerSpec};
+pub use self::spec::{FeedStart, JetStreamSpec, NatsSpec, PostgresSpec, SpecError, Start, TriggerSpec};
 
 /// Longest wait between two tries to start reading.
 const RETRY_CAP: Duration = Duration::from_secs(10);
@@ -39,7 +38,7 @@ pub struct Source {
     /// Its configuration, for triggers that need a connection of their own.
     pub config: BusConfig,
     /// The shared connection.
-    pub bus: NatsBus,
+    pub bus: Connection,
 }
 
 /// What a trigger works with.
@@ -111,10 +110,26 @@ impl Failure {
 
 /// Runs the trigger of `spec` until `context.stop`, or until a gap.
 pub async fn run(spec: TriggerSpec, source: Source, context: Context) {
-    match spec {
-        TriggerSpec::JetStream(spec) => jetstream::run(spec, source.bus, context).await,
-        TriggerSpec::Nats(spec) => nats::run(spec, source, context).await,
+    match (spec, source.bus.clone()) {
+        (TriggerSpec::JetStream(spec), Connection::Nats(bus)) => jetstream::run(spec, bus, context).await,
+        (TriggerSpec::Nats(spec), Connection::Nats(_)) => nats::run(spec, source, context).await,
+        (TriggerSpec::Postgres(spec), Connection::Postgres(bus)) => postgres::run(spec, bus, context).await,
+        (spec, _) => {
+            let text = wrong_bus(&spec, &source.name);
+            context.health.trigger(&context.name, TriggerState::Error, Some(&text));
+            context.notice(NoticeKind::Failed(text)).await;
+        }
     }
+}
+
+/// What is told of a trigger that is on a bus of another kind.
+#[must_use]
+pub fn wrong_bus(spec: &TriggerSpec, bus: &str) -> String {
+    format!(
+        "bus: a trigger of the kind {} cannot be on \"{bus}\", which is no bus of the kind {}",
+        spec.kind(),
+        spec.bus_kind().name()
+    )
 }
 
 impl Context {

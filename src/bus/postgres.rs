@@ -32,6 +32,9 @@ pub use self::slot::{PLUGIN, Slot};
 /// How the connections are called in `pg_stat_activity`.
 pub const APPLICATION_NAME: &str = "oncue";
 
+/// The prefix of logical messages that are published events: `oncue.publish` writes it, feeds look for it.
+pub const PUBLISH_PREFIX: &str = "oncue";
+
 /// Statements of a bus at once: a trigger asks little, and connections are what a source has least of.
 const CONNECTIONS: u32 = 4;
 /// How long a connection may take to be made.

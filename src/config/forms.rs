@@ -11,7 +11,7 @@ use crate::function::{FunctionSpec, Limits};
 use crate::pattern::Json;
 use crate::retry::RetryPolicy;
 use crate::rules::{OnFailure, Rule, Target};
-use crate::triggers::spec::{JetStreamSpec, Start, TriggerSpec};
+use crate::triggers::spec::{FeedStart, JetStreamSpec, PostgresSpec, Start, TriggerSpec};
 
 /// Keys of the manifest with their values.
 pub type Form = Map<String, Value>;
@@ -66,6 +66,7 @@ pub fn trigger_form(bus: &str, spec: &TriggerSpec) -> Form {
             form.insert("subject".to_owned(), spec.subject.clone().into());
             form.extend(spec.queue.iter().map(|queue| ("queue".to_owned(), queue.clone().into())));
         }
+        TriggerSpec::Postgres(spec) => postgres_form(spec, &mut form),
     }
     form
 }
@@ -94,6 +95,26 @@ fn jetstream_form(spec: &JetStreamSpec, form: &mut Form) {
     if spec.create_stream {
         put("create_stream", true.into());
     }
+}
+
+fn postgres_form(spec: &PostgresSpec, form: &mut Form) {
+    let default = PostgresSpec::default();
+    let mut put = |key: &str, differs: bool, value: Value| {
+        if differs {
+            form.insert(key.to_owned(), value);
+        }
+    };
+    put("tables", !spec.tables.is_empty(), spec.tables.clone().into());
+    // Something must say that it is a change feed.
+    put("messages", spec.messages != default.messages || spec.follows_messages_only(), spec.messages.clone().into());
+    put("publication", spec.publication.is_some(), json!(spec.publication));
+    put("slot", spec.slot.is_some(), json!(spec.slot));
+    put("create", spec.create, true.into());
+    put("start", spec.start == FeedStart::Snapshot, "snapshot".into());
+    put("relay", spec.relay.is_some(), json!(spec.relay));
+    put("chunk_rows", spec.chunk_rows != default.chunk_rows, spec.chunk_rows.into());
+    put("rows_per_second", spec.rows_per_second.is_some(), json!(spec.rows_per_second));
+    put("failover", spec.failover, true.into());
 }
 
 /// Limits, grants and configuration of a function.

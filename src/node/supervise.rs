@@ -105,6 +105,9 @@ fn start(shared: &Shared, row: &TriggerRow, notices: &mpsc::Sender<Notice>) -> R
         .get(&row.bus)
         .cloned()
         .ok_or_else(|| format!("bus: there is no [bus.{}] in this node's configuration", row.bus))?;
+    if spec.bus_kind() != source.config.kind {
+        return Err(triggers::wrong_bus(&spec, &row.bus));
+    }
     shared.health.trigger(&row.name, TriggerState::Error, Some("starting"));
     let stop = shared.drain.token().stop_reading.child_token();
     let context = Context {

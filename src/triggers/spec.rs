@@ -2,9 +2,15 @@
 //!
 //! Invariant: a `TriggerSpec` that `parse` gave has every field that its kind needs. Connects to nothing.
 
+mod postgres;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use crate::bus::BusKind;
+
+pub use self::postgres::{FeedStart, PostgresSpec};
 
 /// Where a new JetStream consumer begins.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +71,8 @@ pub enum TriggerSpec {
     JetStream(JetStreamSpec),
     /// A core NATS subject.
     Nats(NatsSpec),
+    /// A Postgres publication.
+    Postgres(PostgresSpec),
 }
 
 fn ack_wait_ms() -> u64 {
@@ -87,6 +95,16 @@ impl TriggerSpec {
         match self {
             Self::JetStream(_) => "jetstream",
             Self::Nats(_) => "nats",
+            Self::Postgres(_) => "postgres",
+        }
+    }
+
+    /// The kind of bus that it can be on.
+    #[must_use]
+    pub fn bus_kind(&self) -> BusKind {
+        match self {
+            Self::JetStream(_) | Self::Nats(_) => BusKind::Nats,
+            Self::Postgres(_) => BusKind::Postgres,
         }
     }
 
@@ -96,21 +114,23 @@ impl TriggerSpec {
         match self {
             Self::JetStream(spec) => serde_json::json!(spec),
             Self::Nats(spec) => serde_json::json!(spec),
+            Self::Postgres(spec) => serde_json::json!(spec),
         }
     }
 
     /// Reads the columns `kind` and `spec`.
     ///
     /// # Errors
-    /// A kind that this program does not have, an unknown or missing field, a value that NATS would refuse.
+    /// A kind that this program does not have, an unknown or missing field, a value that NATS or Postgres would refuse.
     pub fn parse(kind: &str, spec: &serde_json::Value) -> Result<Self, SpecError> {
         let fail = |e: serde_json::Error| SpecError(format!("spec: {e}"));
         let parsed = match kind {
             "jetstream" => Self::JetStream(JetStreamSpec::deserialize(spec).map_err(fail)?),
             "nats" => Self::Nats(NatsSpec::deserialize(spec).map_err(fail)?),
+            "postgres" => Self::Postgres(PostgresSpec::deserialize(spec).map_err(fail)?),
             other => {
                 return Err(SpecError(format!(
-                    "kind: \"{other}\" is not supported by this version; it is jetstream or nats"
+                    "kind: \"{other}\" is not supported by this version; it is jetstream, nats or postgres"
                 )));
             }
         };
@@ -139,6 +159,7 @@ impl TriggerSpec {
                 Ok(())
             }
             Self::Nats(spec) => check_subject("subject", &spec.subject),
+            Self::Postgres(spec) => spec.check(),
         }
     }
 }

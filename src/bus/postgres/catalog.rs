@@ -130,4 +130,21 @@ impl PostgresBus {
         );
         names.fetch_all(&mut *connection).await.map_err(|error| self.error(ACTION, error, &[]))
     }
+    /// The partitioned tables that a relation is a partition of, from the nearest up; empty for any other.
+    ///
+    /// # Errors
+    /// The server does not answer.
+    pub async fn partition_ancestors(&self, relation: u32) -> Result<Vec<TableName>, SourceError> {
+        const ACTION: &str = "look at a partition";
+        let mut connection = self.connection(ACTION).await?;
+        let rows = sqlx::query!(
+            r#"select n.nspname::text as "schema!", c.relname::text as "name!"
+            from pg_partition_ancestors($1::bigint::oid) with ordinality a (oid, ord)
+            join pg_class c on c.oid = a.oid::oid join pg_namespace n on n.oid = c.relnamespace
+            where c.oid <> $1::bigint::oid order by a.ord"#,
+            i64::from(relation)
+        );
+        let rows = rows.fetch_all(&mut *connection).await.map_err(|error| self.error(ACTION, error, &[]))?;
+        Ok(rows.into_iter().map(|row| TableName::new(row.schema, row.name)).collect())
+    }
 }

@@ -135,6 +135,8 @@ fn only_subject(spec: &TriggerSpec) -> Option<String> {
     let subjects = match spec {
         TriggerSpec::JetStream(spec) => spec.subjects.as_slice(),
         TriggerSpec::Nats(spec) => std::slice::from_ref(&spec.subject),
+        // A published message says its type itself.
+        TriggerSpec::Postgres(_) => return None,
     };
     match subjects {
         [subject] if !subject.contains(['*', '>']) => Some(subject.clone()),

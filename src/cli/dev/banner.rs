@@ -57,11 +57,12 @@ fn hints(context: &Context, servers: &Servers, config: &Config) -> Vec<String> {
 
 /// A subject that a trigger takes.
 fn sample_topic(config: &Config) -> Option<String> {
-    let trigger = config.manifest.triggers.values().next()?;
-    let subject = match &trigger.spec {
-        TriggerSpec::JetStream(spec) => spec.subjects.first()?.clone(),
-        TriggerSpec::Nats(spec) => spec.subject.clone(),
+    let subject = |spec: &TriggerSpec| match spec {
+        TriggerSpec::JetStream(spec) => spec.subjects.first().cloned(),
+        TriggerSpec::Nats(spec) => Some(spec.subject.clone()),
+        TriggerSpec::Postgres(_) => None,
     };
+    let (trigger, subject) = config.manifest.triggers.values().find_map(|t| Some((t, subject(&t.spec)?)))?;
     let tokens = subject.split('.').map(|token| if matches!(token, "*" | ">") { "test" } else { token });
     let subject = tokens.collect::<Vec<_>>().join(".");
     Some(if config.buses.len() > 1 { format!("{}/{subject}", trigger.bus) } else { subject })

@@ -1,0 +1,79 @@
+//! The states of the buses in health and metrics.
+//!
+//! Invariant: a bus that nothing else tells about is asked, seldom: an idle node costs a source next to nothing.
+
+use std::time::Duration;
+
+use tokio::time::MissedTickBehavior;
+
+use crate::bus::nats::NatsBus;
+use crate::bus::postgres::PostgresBus;
+use crate::drain::Drain;
+use crate::health::Health;
+use crate::telemetry;
+
+/// How often a Postgres is asked whether it is there.
+const PING: Duration = Duration::from_secs(10);
+
+/// Shows what a connection to NATS goes through.
+pub(super) fn watch_nats(name: &str, bus: &NatsBus, health: &Health, drain: &Drain) {
+    let (name, mut state) = (name.to_owned(), bus.state.clone());
+    let (health, finished) = (health.clone(), drain.token().finished);
+    drain.spawn_service(format!("watch of bus {name}"), async move {
+        let mut reconnects = 0;
+        loop {
+            let now = *state.borrow_and_update();
+            telemetry::bus_up(&name, now.up);
+            if now.up {
+                health.bus_up(&name);
+            } else {
+                health.bus_down(&name, "not connected");
+            }
+            if now.reconnects > reconnects {
+                reconnects = now.reconnects;
+                telemetry::reconnected(&name);
+            }
+            tokio::select! {
+                () = finished.cancelled() => return,
+                changed = state.changed() => if changed.is_err() { return },
+            }
+        }
+    });
+}
+
+/// Asks a Postgres from time to time whether it is there: nothing tells of a connection that is idle.
+pub(super) fn watch_postgres(bus: &PostgresBus, health: &Health, drain: &Drain) {
+    let (bus, health, finished) = (bus.clone(), health.clone(), drain.token().finished);
+    let name = bus.name().to_owned();
+    drain.spawn_service(format!("watch of bus {name}"), async move {
+        let mut tick = tokio::time::interval(PING);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut was_up = true;
+        loop {
+            tokio::select! {
+                () = finished.cancelled() => return,
+                _ = tick.tick() => {}
+            }
+            let ping = tokio::select! {
+                () = finished.cancelled() => return,
+                ping = bus.ping() => ping,
+            };
+            telemetry::bus_up(&name, ping.is_ok());
+            match ping {
+                Ok(()) => {
+                    health.bus_up(&name);
+                    if !std::mem::replace(&mut was_up, true) {
+                        tracing::info!(bus = name, "bus connected again");
+                        telemetry::reconnected(&name);
+                    }
+                }
+                Err(error) => {
+                    health.bus_down(&name, &error.to_string());
+                    if std::mem::replace(&mut was_up, false) {
+                        tracing::warn!(bus = name, %error, "bus is not reachable; trying again until it is");
+                    }
+                }
+            }
+        }
+    });
+}
