@@ -116,6 +116,7 @@ impl Config {
         config.read(&document, environment, &mut errors);
         config.manifest = Manifest::read(&document, base, &mut errors);
         config.manifest.check_buses(&config.buses, &mut errors);
+        config.manifest.check_kinds(&config.buses, &mut errors);
         errors.or(config)
     }
 

@@ -21,7 +21,7 @@ mod server;
 mod slot;
 mod types;
 
-pub use self::address::{Replication, SourceTls, SslMode};
+pub use self::address::{Replication, SourceTls, SslMode, check_address};
 pub use self::catalog::{Identity, TableFacts};
 pub use self::error::{SourceError, mending};
 pub use self::name::{IDENTIFIER_MAX, NameError, TableName, literal, quoted};
@@ -179,9 +179,9 @@ impl PostgresBus {
         let mend = mend.map_or_else(String::new, |mend| format!("; {mend}"));
         let (bus, action) = (self.name.to_string(), action.to_owned());
         if error::is_transient(&error) {
-            SourceError::Unreachable { bus, action, place: self.replication.place(), mend, source: error }
+            SourceError::Unreachable { bus, action, place: self.replication.place(), mend, source: error.into() }
         } else {
-            SourceError::Refused { bus, action, mend, source: error }
+            SourceError::Refused { bus, action, mend, source: error.into() }
         }
     }
 

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use tokio::sync::mpsc;
 
+use crate::bus::BusKind;
 use crate::config::{Config, Environment, MANIFEST};
 use crate::dev::ports::is_free;
 use crate::dev::servers::Overrides;
@@ -110,8 +111,9 @@ fn wanted(context: &Context) -> anyhow::Result<Wanted> {
     let probe = context.with(stand_in(environment, "NATS_URL", "nats"));
     let config: &Config = probe.config()?;
     Ok(Wanted {
-        postgres: config.node.database.as_deref().is_none_or(|url| url.contains(UNKNOWN)),
-        nats: config.buses.values().any(|bus| bus.url.contains(UNKNOWN)),
+        postgres: config.node.database.as_deref().is_none_or(|url| url.contains(UNKNOWN))
+            || config.buses.values().any(|bus| bus.kind == BusKind::Postgres && bus.url.contains(UNKNOWN)),
+        nats: config.buses.values().any(|bus| bus.kind == BusKind::Nats && bus.url.contains(UNKNOWN)),
     })
 }
 

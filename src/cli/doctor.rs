@@ -7,12 +7,15 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
+use crate::bus::BusKind;
+
 use super::Context;
 use super::output::printable;
 
 mod database;
 mod machine;
 mod nats;
+mod postgres;
 mod rules;
 
 /// What may be typed after `oncue doctor`.
@@ -97,7 +100,10 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         rules::look(tables, &mut findings);
     }
     for (name, bus) in &config.buses {
-        Box::pin(nats::look(name, bus, config, tables.as_ref(), args.fix, &mut findings)).await;
+        match bus.kind {
+            BusKind::Nats => Box::pin(nats::look(name, bus, config, tables.as_ref(), args.fix, &mut findings)).await,
+            BusKind::Postgres => Box::pin(postgres::look(name, bus, tables.as_ref(), &mut findings)).await,
+        }
     }
     machine::look(&config.node, &mut findings);
     let bad = findings.count(Level::Error) > 0;

@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 
 use crate::bus::nats::{self, NatsBus};
 use crate::bus::send::{self, Outgoing, SendError, Stored};
-use crate::bus::{BusConfig, Publishing};
+use crate::bus::{BusConfig, BusKind, Publishing};
 use crate::event::{Event, codec};
 
 use super::Context;
@@ -76,6 +76,7 @@ struct Published {
 /// A payload that is no JSON, no such bus, a server that is not there, a subject that no stream stores.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let (bus_name, config, subject) = resolve(&args.topic, context)?;
+    ensure!(config.kind == BusKind::Nats, "the bus \"{bus_name}\" is a Postgres: run `select oncue.publish(…)` there");
     let payload = payload(&args)?;
     let id = args.id.clone().or_else(|| (!args.raw).then(|| uuid::Uuid::new_v4().to_string()));
     let template = message(&args, &subject, id.as_deref().unwrap_or_default(), payload)?;

@@ -122,16 +122,19 @@ fn list(limit: &Limit, tables: &ControlPlane, context: &Context) -> std::io::Res
     })
 }
 
-/// `APP: user.>` or `user.>`.
+/// `APP: user.>`, `user.>`, `public.users`, `publication NAME` or `messages >`.
 fn source(spec: &Value) -> String {
-    let subjects: Vec<&str> = match &spec["subjects"] {
-        Value::Array(subjects) => subjects.iter().filter_map(Value::as_str).collect(),
-        _ => spec["subject"].as_str().into_iter().collect(),
+    let words = |key: &str| match &spec[key] {
+        Value::Array(words) => words.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "),
+        word => word.as_str().unwrap_or_default().to_owned(),
     };
-    match spec["stream"].as_str() {
-        Some(stream) if subjects.is_empty() => stream.to_owned(),
-        Some(stream) => format!("{stream}: {}", subjects.join(" ")),
-        None => subjects.join(" "),
+    let what = ["subjects", "subject", "tables"].map(words).into_iter().find(|w| !w.is_empty());
+    match (words("stream"), what) {
+        (stream, Some(what)) if stream.is_empty() => what,
+        (stream, Some(what)) => format!("{stream}: {what}"),
+        (stream, None) if !stream.is_empty() => stream,
+        _ if spec["publication"].is_string() => format!("publication {}", words("publication")),
+        _ => format!("messages {}", words("messages")),
     }
 }
 

@@ -57,12 +57,11 @@ fn connections(tables: &ControlPlane, config: &Config) -> String {
     let kept = Node::parse("", &text).ok();
     let kept = kept.as_ref().and_then(|root| root.get("bus"));
     for bus in named_buses(tables).into_iter().filter(|bus| kept.is_none_or(|b| b.get(bus).is_none())) {
-        let variable = if bus == "events" {
-            "NATS_URL".to_owned()
-        } else {
-            format!("NATS_URL_{}", bus.to_uppercase().replace('-', "_"))
-        };
-        let _ = write!(text, "[bus.{bus}]\nkind = \"nats\"\nurl = \"${{{variable}}}\"\n\n");
+        let is_postgres = tables.triggers.iter().any(|t| t.bus == bus && t.kind == "postgres");
+        let (kind, usual, variable) =
+            if is_postgres { ("postgres", "app", "DATABASE_URL") } else { ("nats", "events", "NATS_URL") };
+        let suffix = if bus == usual { String::new() } else { format!("_{}", bus.to_uppercase().replace('-', "_")) };
+        let _ = write!(text, "[bus.{bus}]\nkind = \"{kind}\"\nurl = \"${{{variable}{suffix}}}\"\n\n");
     }
     text
 }
@@ -92,7 +91,8 @@ fn named_buses(tables: &ControlPlane) -> BTreeSet<&str> {
         Target::Publish { bus, .. } => Some(bus.as_str()),
         Target::Run { .. } => None,
     });
-    triggers.chain(granted).chain(targets).collect()
+    let relayed = tables.triggers.iter().filter_map(|t| Some(t.spec.get("relay")?.as_str()?.split_once('/')?.0));
+    triggers.chain(granted).chain(targets).chain(relayed).collect()
 }
 
 fn function(exported: &mut Exported, version: &FunctionVersion, config: &Config) {

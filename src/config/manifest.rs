@@ -6,8 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use crate::bus::BusConfig;
+use crate::bus::{BusConfig, BusKind};
 use crate::rules::Target;
+use crate::triggers::spec::TriggerSpec;
 
 use super::error::{ConfigError, ConfigErrors, Place};
 use super::functions::{self, FunctionEntry};
@@ -85,6 +86,11 @@ impl Manifest {
         };
         for trigger in self.triggers.values() {
             check(&trigger.bus, &trigger.place, format!("trigger.{}.bus", trigger.name));
+            if let TriggerSpec::Postgres(spec) = &trigger.spec
+                && let Some((relay, _)) = spec.relay()
+            {
+                check(relay, &trigger.place, format!("trigger.{}.relay", trigger.name));
+            }
         }
         for function in self.functions.values() {
             for (bus, _) in function.spec.grants.publish.iter().filter_map(|g| g.split_once('/')) {
@@ -94,6 +100,34 @@ impl Manifest {
         for rule in &self.rules {
             if let Target::Publish { bus, .. } = &rule.rule.target {
                 check(bus, &rule.place, format!("rule \"{}\".publish", rule.rule.name));
+            }
+        }
+    }
+
+    /// Every trigger on a bus of another kind.
+    pub(super) fn check_kinds(&self, buses: &BTreeMap<String, BusConfig>, errors: &mut ConfigErrors) {
+        for trigger in self.triggers.values() {
+            let (field, wanted) = match &trigger.spec {
+                TriggerSpec::JetStream(_) => ("stream", BusKind::Nats),
+                TriggerSpec::Nats(_) => ("subject", BusKind::Nats),
+                TriggerSpec::Postgres(spec) if !spec.tables.is_empty() => ("tables", BusKind::Postgres),
+                TriggerSpec::Postgres(spec) if spec.publication.is_some() => ("publication", BusKind::Postgres),
+                TriggerSpec::Postgres(_) => ("messages", BusKind::Postgres),
+            };
+            let kind = |bus: &str| buses.get(bus).map(|config| config.kind);
+            let mut wrong = |field: &str, bus: &str, wanted: BusKind| {
+                let (key, wanted) = (format!("trigger.{}.{field}", trigger.name), wanted.name());
+                let message = format!("`{field}` needs a bus of the kind \"{wanted}\", and \"{bus}\" is none");
+                errors.0.push(about(&trigger.place, key, message, format!("name a {wanted} bus")));
+            };
+            if kind(&trigger.bus).is_some_and(|kind| kind != wanted) {
+                wrong(field, &trigger.bus, wanted);
+            }
+            if let TriggerSpec::Postgres(spec) = &trigger.spec
+                && let Some((relay, _)) = spec.relay()
+                && kind(relay).is_some_and(|kind| kind != BusKind::Nats)
+            {
+                wrong("relay", relay, BusKind::Nats);
             }
         }
     }

@@ -38,14 +38,62 @@ const MISTAKES: &[(&str, &str)] = &[
          got \"5 bananas\"",
     ),
     (
-        "[bus.app]\nkind = \"postgres\"\nurl = \"x\"",
-        "oncue.toml:2:8: bus.app.kind: buses of the kind \"postgres\" are not supported by this version; use \"nats\"",
+        "[bus.app]\nkind = \"kafka\"\nurl = \"x\"",
+        "oncue.toml:2:8: bus.app.kind: buses of the kind \"kafka\" are not supported by this version; \
+         use \"nats\" or \"postgres\"",
+    ),
+    (
+        "[bus.app]\nkind = \"postgres\"\nurl = \"postgres://me:hush@h/d?sslmode=strict\"",
+        "oncue.toml:3:7: bus.app.url: sslmode=strict is none of disable, prefer, require, verify-ca, verify-full",
+    ),
+    (
+        "[bus.app]\nkind = \"postgres\"\nurl = \"${DATABASE_URL}\"\ntoken = \"x\"",
+        "oncue.toml:4:9: bus.app.token: `token` is no key of a postgres bus; \
+         use `user` and `password`, or write them into the url",
+    ),
+    (
+        "[bus.app]\nkind = \"nats\"\nurl = \"${NATS_URL}\"\naccept_unbounded_wal = true",
+        "oncue.toml:4:24: bus.app.accept_unbounded_wal: `accept_unbounded_wal` is no key of a nats bus; remove it",
     ),
     ("[bus.app]\nkind = \"nats\"", "oncue.toml:1:1: bus.app.url: `url` is missing; add `url = \"${NATS_URL}\"`"),
     (
         "[trigger.users]\nbus = \"events\"\ntables = [\"public.users\"]",
-        "oncue.toml:3:10: trigger.users.tables: change feeds of Postgres are not supported by this version; \
-         use `stream` (JetStream) or `subject` (core NATS)",
+        "oncue.toml:1:1: trigger.users.tables: `tables` needs a bus of the kind \"postgres\", and \"events\" is none; \
+         name a postgres bus",
+    ),
+    (
+        "[bus.app]\nkind = \"postgres\"\nurl = \"${DATABASE_URL}\"\n[trigger.users]\nbus = \"app\"\nstream = \"APP\"",
+        "oncue.toml:4:1: trigger.users.stream: `stream` needs a bus of the kind \"nats\", and \"app\" is none; \
+         name a nats bus",
+    ),
+    (
+        "[bus.app]\nkind = \"postgres\"\nurl = \"${DATABASE_URL}\"\n[trigger.users]\nbus = \"app\"\n\
+         tables = [\"users\"]\nrelay = \"app/x\"",
+        "oncue.toml:4:1: trigger.users.relay: `relay` needs a bus of the kind \"nats\", and \"app\" is none; \
+         name a nats bus",
+    ),
+    (
+        "[trigger.users]\nbus = \"events\"\ntables = [\"a b\"]",
+        "oncue.toml:3:10: trigger.users.tables: \"a b\" is no table's name: a part with other characters than letters, \
+         digits, _ and $ must be quoted; it looks like public.users, or public.\"Users\" with capitals",
+    ),
+    (
+        "[trigger.users]\nbus = \"events\"\ntables = [\"a\"]\nstart = \"all\"",
+        "oncue.toml:4:9: trigger.users.start: \"all\" is no start of a change feed; \
+         it is \"now\", or \"snapshot\" for the rows that are there first",
+    ),
+    (
+        "[trigger.users]\nbus = \"events\"\nstream = \"A\"\ntables = [\"a\"]",
+        "oncue.toml:4:10: trigger.users.tables: `stream` and `tables` do not go together; keep one of them",
+    ),
+    (
+        "[trigger.users]\nbus = \"events\"\nstream = \"A\"\nslot = \"a\"",
+        "oncue.toml:4:8: trigger.users.slot: `slot` goes with `tables`; remove it: the trigger has `stream`",
+    ),
+    (
+        "[trigger.users]\nbus = \"events\"\ntopics = [\"a\"]",
+        "oncue.toml:3:10: trigger.users.topics: Kafka topics are not supported by this version; \
+         use `stream` (JetStream), `subject` (core NATS) or `tables` (Postgres)",
     ),
     (
         "[trigger.users]\nbus = \"evnts\"\nsubject = \"a.>\"",
@@ -166,6 +214,11 @@ health = "off"   # nothing to see
 kind = "nats"
 url = "${NATS_URL}"
 
+[bus.app]
+kind = "postgres"
+url = "${DATABASE_URL}"
+accept_unbounded_wal = true
+
 [trigger.all]
 bus = "events"
 stream = "APP"
@@ -180,6 +233,27 @@ create_stream = true
 bus = "events"
 subject = "user.*"
 queue = "q"
+
+[trigger.users]
+bus = "app"
+tables = ["public.users", "shop.\"Orders\""]
+messages = []
+publication = "p"
+slot = "s"
+create = true
+start = "snapshot"
+relay = "events/db"
+chunk_rows = 10
+rows_per_second = 100
+failover = true
+
+[trigger.messages]
+bus = "app"
+messages = [">"]
+
+[trigger.published]
+bus = "app"
+publication = "q"
 
 [function.welcome]
 component = "w.wasm"
@@ -255,7 +329,7 @@ fn what_was_applied_needs_no_change() {
     let config = parse(&WHOLE.replace("a'", "a")).expect("the manifest is right");
     let digests = BTreeMap::from([("welcome".to_owned(), vec![7; 32])]);
     let plan = Plan::new(&config.manifest, &digests, &tables_of(&config), true);
-    assert_eq!((plan.changes, plan.unchanged), (Vec::new(), 5));
+    assert_eq!((plan.changes, plan.unchanged), (Vec::new(), 8));
 }
 
 #[test]

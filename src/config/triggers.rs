@@ -4,36 +4,38 @@
 
 use std::time::Duration;
 
-use crate::triggers::spec::{JetStreamSpec, NatsSpec, Start, TriggerSpec};
+use crate::triggers::spec::{FeedStart, JetStreamSpec, NatsSpec, PostgresSpec, Start, TriggerSpec};
 
 use super::error::{ConfigError, Place};
 use super::reader::{Field, Node, Section, Value};
 use super::values::{NAME_FORM, is_name};
 
-const KEYS: &[&str] = &[
-    "bus",
-    "stream",
-    "subjects",
-    "durable",
-    "start",
-    "ack_wait",
-    "max_ack_pending",
-    "create_stream",
-    "subject",
-    "queue",
+/// Keys of a stream, of a subject and of tables; `start` is known to two of them and means something else to each.
+const STREAM_KEYS: &[&str] =
+    &["stream", "subjects", "durable", "start", "ack_wait", "max_ack_pending", "create_stream"];
+const SUBJECT_KEYS: &[&str] = &["subject", "queue"];
+const FEED_KEYS: &[&str] = &[
     "tables",
-    "topics",
-    "group",
-    "cron",
+    "messages",
+    "publication",
+    "slot",
+    "create",
+    "start",
+    "relay",
+    "chunk_rows",
+    "rows_per_second",
+    "failover",
 ];
 /// Keys of kinds that are to come, with the kind.
-const LATER: &[(&str, &str)] = &[
-    ("tables", "change feeds of Postgres"),
-    ("topics", "Kafka topics"),
-    ("group", "Kafka consumer groups"),
-    ("cron", "schedules"),
+const LATER: &[(&str, &str)] = &[("topics", "Kafka topics"), ("group", "Kafka consumer groups"), ("cron", "schedules")];
+/// What says of which kind a trigger is, with the keys that go with it.
+const KINDS: [(&str, &[&str]); 5] = [
+    ("stream", STREAM_KEYS),
+    ("subject", SUBJECT_KEYS),
+    ("tables", FEED_KEYS),
+    ("publication", FEED_KEYS),
+    ("messages", FEED_KEYS),
 ];
-const JETSTREAM_ONLY: &[&str] = &["subjects", "durable", "start", "ack_wait", "max_ack_pending", "create_stream"];
 
 /// One `[trigger.NAME]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,26 +52,22 @@ pub struct TriggerEntry {
 
 /// Reads the trigger `name` at `path`.
 pub(super) fn read(name: &str, node: &Node, path: &str) -> Result<TriggerEntry, ConfigError> {
-    let section = Section::open(node, path, KEYS)?;
+    let later = LATER.iter().map(|(key, _)| *key);
+    let mut keys: Vec<&str> = ["bus"].iter().chain(STREAM_KEYS).chain(SUBJECT_KEYS).copied().collect();
+    keys.extend(FEED_KEYS.iter().copied().filter(|key| *key != "start").chain(later));
+    let section = Section::open(node, path, &keys)?;
     if !is_name(name) {
         return Err(section.error("", format!("{name:?} cannot be the name of a trigger"), NAME_FORM.to_owned()));
     }
     if let Some((key, kind)) = LATER.iter().find(|(key, _)| section.get(key).is_some()) {
-        let fix = "use `stream` (JetStream) or `subject` (core NATS)".to_owned();
+        let fix = "use `stream` (JetStream), `subject` (core NATS) or `tables` (Postgres)".to_owned();
         return Err(section.error(key, format!("{kind} are not supported by this version"), fix));
     }
     let bus = section.required("bus", "\"events\"")?.word()?.to_owned();
-    let spec = match (section.get("stream"), section.get("subject")) {
-        (Some(stream), None) => TriggerSpec::JetStream(jetstream(&section, &stream)?),
-        (None, Some(subject)) => TriggerSpec::Nats(nats(&section, &subject)?),
-        (Some(_), Some(_)) => {
-            let fix = "keep one of them; subjects of a stream are `subjects`".to_owned();
-            return Err(section.error("subject", "`stream` and `subject` do not go together".to_owned(), fix));
-        }
-        (None, None) => {
-            let fix = "add `stream = \"NAME\"` (JetStream) or `subject = \"SUBJECT\"` (core NATS)".to_owned();
-            return Err(section.error("", "the trigger subscribes to nothing".to_owned(), fix));
-        }
+    let spec = match kind(&section)? {
+        ("stream", stream) => TriggerSpec::JetStream(jetstream(&section, &stream)?),
+        ("subject", subject) => TriggerSpec::Nats(nats(&section, &subject)?),
+        _ => TriggerSpec::Postgres(feed(&section)?),
     };
     let spec = TriggerSpec::parse(spec.kind(), &spec.to_json()).map_err(|e| {
         let message = e.to_string();
@@ -79,11 +77,28 @@ pub(super) fn read(name: &str, node: &Node, path: &str) -> Result<TriggerEntry, 
     Ok(TriggerEntry { name: name.to_owned(), bus, spec, place: section.place() })
 }
 
-fn jetstream(section: &Section<'_>, stream: &Field<'_>) -> Result<JetStreamSpec, ConfigError> {
-    if section.get("queue").is_some() {
-        let fix = "remove it: nodes share a stream through its durable consumer".to_owned();
-        return Err(section.error("queue", "`queue` goes with `subject`".to_owned(), fix));
+/// The key that says what the trigger subscribes to; every other key must go with it.
+fn kind<'a>(section: &Section<'a>) -> Result<(&'static str, Field<'a>), ConfigError> {
+    let given = KINDS.iter().find_map(|(key, goes_with)| Some((*key, section.get(key)?, *goes_with)));
+    let Some((key, field, goes_with)) = given else {
+        let fix = "add `stream = \"NAME\"` (JetStream), `subject = \"SUBJECT\"` (core NATS) or \
+                   `tables = [\"public.users\"]` (Postgres)";
+        return Err(section.error("", "the trigger subscribes to nothing".to_owned(), fix.to_owned()));
+    };
+    for (other, keys) in KINDS {
+        if let Some(stray) = keys.iter().find(|k| !goes_with.contains(k) && section.get(k).is_some()) {
+            let (message, fix) = if *stray == other {
+                (format!("`{key}` and `{stray}` do not go together"), "keep one of them".to_owned())
+            } else {
+                (format!("`{stray}` goes with `{other}`"), format!("remove it: the trigger has `{key}`"))
+            };
+            return Err(section.error(stray, message, fix));
+        }
     }
+    Ok((key, field))
+}
+
+fn jetstream(section: &Section<'_>, stream: &Field<'_>) -> Result<JetStreamSpec, ConfigError> {
     let second = Duration::from_secs(1);
     let ack_wait = section.get("ack_wait").map_or(Ok(second * 30), |f| f.duration(second..=second * 3_600))?;
     Ok(JetStreamSpec {
@@ -98,14 +113,39 @@ fn jetstream(section: &Section<'_>, stream: &Field<'_>) -> Result<JetStreamSpec,
 }
 
 fn nats(section: &Section<'_>, subject: &Field<'_>) -> Result<NatsSpec, ConfigError> {
-    if let Some(key) = JETSTREAM_ONLY.iter().find(|key| section.get(key).is_some()) {
-        let fix = "remove it, or take a stream with `stream` instead of `subject`".to_owned();
-        return Err(section.error(key, format!("`{key}` goes with `stream`"), fix));
-    }
     Ok(NatsSpec {
         subject: subject.word()?.to_owned(),
         queue: section.get("queue").map(|f| f.word().map(str::to_owned)).transpose()?,
     })
+}
+
+fn feed(section: &Section<'_>) -> Result<PostgresSpec, ConfigError> {
+    let default = PostgresSpec::default();
+    let word = |key: &str| section.get(key).map(|f| f.word().map(str::to_owned)).transpose();
+    let flag = |key: &str| section.get(key).map_or(Ok(false), |f| f.flag());
+    Ok(PostgresSpec {
+        tables: section.get("tables").map_or(Ok(Vec::new()), |f| f.words())?,
+        messages: section.get("messages").map_or(Ok(default.messages), |f| f.words())?,
+        publication: word("publication")?,
+        slot: word("slot")?,
+        create: flag("create")?,
+        start: section.get("start").map_or(Ok(FeedStart::Now), |f| feed_start(&f))?,
+        relay: word("relay")?,
+        chunk_rows: section.get("chunk_rows").map_or(Ok(default.chunk_rows), |f| f.integer(1..=100_000))?,
+        rows_per_second: section.get("rows_per_second").map(|f| f.integer(1..=10_000_000)).transpose()?,
+        failover: flag("failover")?,
+    })
+}
+
+fn feed_start(field: &Field<'_>) -> Result<FeedStart, ConfigError> {
+    match &field.node.value {
+        Value::Text(text) if text == "now" => Ok(FeedStart::Now),
+        Value::Text(text) if text == "snapshot" => Ok(FeedStart::Snapshot),
+        _ => {
+            let fix = "it is \"now\", or \"snapshot\" for the rows that are there first";
+            Err(field.error(format!("{} is no start of a change feed", field.node.shown()), fix))
+        }
+    }
 }
 
 fn start(field: &Field<'_>) -> Result<Start, ConfigError> {

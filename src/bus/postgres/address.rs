@@ -90,7 +90,11 @@ impl Replication {
     /// Reads the bus's address; its `user` and `password` stand in where the URL has none.
     pub(super) fn read(bus: &str, config: &BusConfig) -> Result<Self, SourceError> {
         let fail = |message: String| SourceError::Address { bus: bus.to_owned(), message };
-        let mut read = parse(&config.url).map_err(fail)?;
+        Self::of(config).map_err(fail)
+    }
+
+    fn of(config: &BusConfig) -> Result<Self, String> {
+        let mut read = parse(&config.url)?;
         if read.user.is_empty() {
             read.user = config.user.clone().unwrap_or_else(|| whoami().unwrap_or_else(|| "postgres".to_owned()));
         }
@@ -135,6 +139,14 @@ impl Replication {
         }
         options
     }
+}
+
+/// Whether the address of a bus can be read.
+///
+/// # Errors
+/// What is wrong with it, without any part that may be secret.
+pub fn check_address(config: &BusConfig) -> Result<(), String> {
+    Replication::of(config).map(drop)
 }
 
 /// The name that libpq takes where none is given: that of the user who runs the program.

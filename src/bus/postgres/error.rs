@@ -25,7 +25,7 @@ pub enum SourceError {
         /// What helps where it does not pass, or nothing.
         mend: String,
         /// The driver's words.
-        source: sqlx::Error,
+        source: Box<sqlx::Error>,
     },
     /// The server refused.
     #[error("bus \"{bus}\": failed to {action}: {source}{mend}")]
@@ -37,7 +37,7 @@ pub enum SourceError {
         /// `; run …`, or nothing.
         mend: String,
         /// The server's words.
-        source: sqlx::Error,
+        source: Box<sqlx::Error>,
     },
     /// The server cannot be a source as it is.
     #[error("bus \"{bus}\": {message}")]

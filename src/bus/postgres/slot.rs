@@ -157,7 +157,7 @@ impl PostgresBus {
             Ok(true) => tracing::warn!(bus = %self.name, slot = name, "dropped a slot whose creation was cut off"),
             Ok(false) => {}
             Err(error) => {
-                tracing::warn!(bus = %self.name, slot = name, %error, "a slot whose creation was cut off may be left")
+                tracing::warn!(bus = %self.name, slot = name, %error, "a slot whose creation was cut off may be left");
             }
         }
     }
