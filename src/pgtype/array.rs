@@ -1,4 +1,5 @@
-//! Arrays as `array_out` writes them: `{1,NULL,"a \"b\""}`, nested, with bounds `[0:1]={…}` where they do not begin at 1.
+//! Arrays as `array_out` writes them: `{1,NULL,"a \"b\""}`, nested, with their bounds `[0:1]={…}` where they do not
+//! begin at 1.
 //!
 //! Invariant: one pass over the text; braces are counted, not recursed into. The bounds are dropped, as the server's
 //! JSON functions do.
@@ -84,7 +85,8 @@ fn without_bounds(text: &[u8]) -> Result<&[u8], Undecodable> {
     }
     let end = text.iter().position(|b| *b == b'=').ok_or(Undecodable)?;
     let is_bounds = |b: &u8| b.is_ascii_digit() || matches!(b, b'[' | b']' | b':' | b'-' | b'+');
-    if text[..end].iter().all(is_bounds) { Ok(&text[end + 1..]) } else { Err(Undecodable) }
+    let bounds = &text[..end];
+    if bounds.iter().all(is_bounds) && bounds.ends_with(b"]") { Ok(&text[end + 1..]) } else { Err(Undecodable) }
 }
 
 /// Appends the element that `text` begins with; what follows it.

@@ -1,8 +1,8 @@
 //! The types that every server has, with their arrays.
 //!
-//! Invariant: the numbers are those of `pg_type`, which Postgres never reassigns between major versions. A test compares
-//! the table with the catalogue of a real server. Types that only the server itself uses in system catalogues stand
-//! here too, as text: a feed may follow a table that copies them.
+//! Invariant: the numbers are those of `pg_type`, which Postgres never reassigns between major versions. A test
+//! compares the table with the catalogue of a real server. Types that only the server itself uses in system catalogues
+//! stand here too, as text: a feed may follow a table that copies them.
 
 use super::Type;
 

@@ -63,8 +63,8 @@ impl Types {
         self.known.get(&oid).cloned()
     }
 
-    /// Which types the catalogue must be asked for so that [`Types::get`] knows all of `oids`. Empty as soon as they are
-    /// known; after each [`Types::learn`] there may be others, which the new rows are made of.
+    /// Which types the catalogue must be asked for so that [`Types::get`] knows all of `oids`. Empty as soon as they
+    /// are known; after each [`Types::learn`] there may be others, which the new rows are made of.
     #[must_use]
     pub fn missing(&self, oids: impl IntoIterator<Item = u32>) -> Vec<u32> {
         let mut due: Vec<u32> = oids.into_iter().collect();

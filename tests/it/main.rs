@@ -14,6 +14,7 @@ mod drain;
 mod examples;
 mod failures;
 mod feed_bus;
+mod feed_types;
 mod hostile;
 mod hot_reload;
 mod kill;

@@ -190,12 +190,12 @@ impl<'a> Change<'a> {
 }
 
 impl Table {
-    /// The table that `relation` announces; `primary_key` names its primary key's columns, empty if it has none or it is
-    /// not known.
+    /// The table that `relation` announces; `primary_key` names its primary key's columns, empty if it has none or it
+    /// is not known.
     ///
-    /// Its key is what every kind of its events can tell: the replica identity's columns if that is the default one; the
-    /// primary key if the identity is full, nothing, or an index that contains it; else that index's columns. They stand
-    /// in the table's order, so that the key does not depend on how it was declared.
+    /// Its key is what every kind of its events can tell: the replica identity's columns if that is the default one;
+    /// the primary key if the identity is full, nothing, or an index that contains it; else that index's columns. They
+    /// stand in the table's order, so that the key does not depend on how it was declared.
     #[must_use]
     pub fn new(relation: &Relation<'_>, types: &Types, primary_key: &[String]) -> Self {
         let columns: Vec<Column> =

@@ -203,7 +203,8 @@ impl World {
     }
 }
 
-async fn start_postgres(dir: &Path) -> PrivatePostgres {
+/// A Postgres for one test, with nothing in it.
+pub async fn start_postgres(dir: &Path) -> PrivatePostgres {
     let bin = find_postgres(&Overrides::default()).expect("Postgres binaries");
     let config = PostgresConfig {
         durable: false,

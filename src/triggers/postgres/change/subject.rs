@@ -16,8 +16,8 @@ const BYTES_MAX: usize = 4096;
 const CHARS_KEPT: usize = 256;
 
 impl Table {
-    /// One column: its text, as Postgres writes it; several: a JSON array of their values; `None` without a key, or where
-    /// one of its values was not told.
+    /// One column: its text, as Postgres writes it; several: a JSON array of their values; `None` without a key, or
+    /// where one of its values was not told.
     pub(super) fn subject(&self, change: &Change<'_>) -> Option<String> {
         match self.key[..] {
             [] => None,

@@ -1,10 +1,23 @@
-//! Events by table.
+//! Events by table, and what holds for every row.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use serde_json::{Value as Json, json};
 
 use super::*;
-use crate::triggers::postgres::pgoutput::{OldKind, RelationColumn, Row};
+use crate::event::codec;
+use crate::pgtype::TypeRow;
+use crate::triggers::postgres::pgoutput::{Message, OldKind, RelationColumn, Row, decode};
 
-fn relation(identity: Identity, columns: &[(&'static str, u32, bool)]) -> Relation<'static> {
-    let column = |(name, ty, identity): &(&'static str, u32, bool)| RelationColumn {
+/// A column: its name, its type's number, whether it belongs to the replica identity.
+type Declared = (&'static str, u32, bool);
+
+const INT8: u32 = 20;
+const TEXT: u32 = 25;
+const USERS: [Declared; 3] = [("id", INT8, true), ("name", TEXT, false), ("tags", 1009, false)];
+
+fn relation(identity: Identity, columns: &[Declared]) -> Relation<'static> {
+    let column = |(name, ty, identity): &Declared| RelationColumn {
         identity: *identity,
         name: (*name).into(),
         ty: *ty,
@@ -12,6 +25,15 @@ fn relation(identity: Identity, columns: &[(&'static str, u32, bool)]) -> Relati
     };
     let columns = columns.iter().map(column).collect();
     Relation { oid: 16_385, schema: "public".into(), name: "users".into(), identity, columns }
+}
+
+fn table(identity: Identity, columns: &[Declared], primary_key: &[&str]) -> Table {
+    let primary_key: Vec<String> = primary_key.iter().map(|name| (*name).to_owned()).collect();
+    Table::new(&relation(identity, columns), &Types::new(), &primary_key)
+}
+
+fn users(identity: Identity) -> Table {
+    table(identity, &USERS, &["id"])
 }
 
 fn row(values: &[Option<&str>]) -> Row {
@@ -22,6 +44,29 @@ fn row(values: &[Option<&str>]) -> Row {
     row
 }
 
+/// An insert message of these values: `(kind, bytes)`, `n` and `u` without any.
+fn message(values: &[(u8, &[u8])]) -> Vec<u8> {
+    let count = u16::try_from(values.len()).expect("few");
+    let mut bytes = [b"I\0\0\x40\x01N".as_slice(), &count.to_be_bytes()].concat();
+    for (kind, value) in values {
+        bytes.push(*kind);
+        if !matches!(kind, b'n' | b'u') {
+            bytes.extend_from_slice(&u32::try_from(value.len()).expect("short").to_be_bytes());
+            bytes.extend_from_slice(value);
+        }
+    }
+    bytes
+}
+
+fn inserted(message: &[u8]) -> Tuple<'_> {
+    let Ok(Message::Insert { new, .. }) = decode(message) else { panic!("an insert") };
+    new
+}
+
+fn old(kind: OldKind, row: &Row) -> Old<'_> {
+    Old { kind, tuple: row.tuple() }
+}
+
 fn origin() -> Origin {
     Origin::new("7423", "shop")
 }
@@ -30,15 +75,27 @@ fn transaction() -> Transaction {
     Transaction::new(742, Lsn(0x16_B374_D848), 823_176_000_500_000)
 }
 
-const USERS: [(&str, u32, bool); 3] = [("id", 20, true), ("name", 25, false), ("tags", 1009, false)];
+fn event(table: &Table, change: &Change<'_>) -> Event {
+    let event = table.event(change, &transaction(), 3, &origin()).expect("the row fits");
+    codec::check(&event).expect("every event keeps the rules");
+    event
+}
+
+fn data(table: &Table, change: &Change<'_>) -> Json {
+    let mut data: Json = serde_json::from_slice(&event(table, change).data).expect("it is JSON");
+    let object = data.as_object_mut().expect("an object");
+    for name in ["schema", "table", "xid", "commit_lsn", "commit_time", "ordinal"] {
+        assert!(object.shift_remove(name).is_some(), "{name}");
+    }
+    data
+}
 
 #[test]
-fn an_update_tells_what_it_knows_in_a_fixed_order() {
-    let table = Table::new(&relation(Identity::Full, &USERS), &Types::new(), &["id".to_owned()]);
-    let (old, new) = (row(&[Some("1"), Some("a"), Some("{x}")]), row(&[Some("1"), None, Some("{x}")]));
-    let old = Old { kind: OldKind::Full, tuple: old.tuple() };
-    let change = Change::Update { old: Some(old), new: new.tuple() };
-    let event = table.event(&change, &transaction(), 3, &origin()).expect("it fits");
+fn an_event_says_what_where_and_when() {
+    let table = users(Identity::Full);
+    let (before, after) = (row(&[Some("1"), Some("a"), Some("{x}")]), row(&[Some("1"), None, Some("{x}")]));
+    let change = Change::Update { old: Some(old(OldKind::Full, &before)), new: after.tuple() };
+    let event = event(&table, &change);
     let expected = concat!(
         r#"{"op":"update","before":{"id":1,"name":"a","tags":["x"]},"after":{"id":1,"name":null,"tags":["x"]},"#,
         r#""changed":["name"],"unchanged":[],"schema":"public","table":"users","xid":742,"#,
@@ -49,4 +106,277 @@ fn an_update_tells_what_it_knows_in_a_fixed_order() {
     assert_eq!(event.source, "postgres/shop");
     assert_eq!(event.ty, "postgres.public.users.update");
     assert_eq!(event.subject.as_deref(), Some("1"));
+    assert_eq!(event.time, Some(time::macros::datetime!(2026-01-31 12:00:00.5 UTC)));
+    assert_eq!(event.datacontenttype.as_deref(), Some("application/json"));
+    assert_eq!((event.dataschema, event.extensions), (None, vec![]));
+}
+
+#[test]
+fn every_operation_tells_what_the_server_told() {
+    let one = row(&[Some("1"), Some("a"), None]);
+    let two = row(&[Some("2"), Some("a"), None]);
+    let key = row(&[Some("1"), None, None]);
+    let full = json!({"id": 1, "name": "a", "tags": null});
+    let default = users(Identity::Default);
+    let none = json!([]);
+    let table = [
+        (Change::Insert(one.tuple()), json!(null), full.clone(), none.clone()),
+        (Change::Read(one.tuple()), json!(null), full.clone(), none.clone()),
+        (Change::Update { old: None, new: one.tuple() }, json!(null), full.clone(), none.clone()),
+        (
+            Change::Update { old: Some(old(OldKind::Key, &key)), new: two.tuple() },
+            json!({"id": 1}),
+            json!({"id": 2, "name": "a", "tags": null}),
+            json!(["id"]),
+        ),
+        (
+            Change::Update { old: Some(old(OldKind::Full, &one)), new: two.tuple() },
+            full.clone(),
+            json!({"id": 2, "name": "a", "tags": null}),
+            json!(["id"]),
+        ),
+        (Change::Delete(old(OldKind::Key, &key)), json!({"id": 1}), json!(null), none.clone()),
+        (Change::Delete(old(OldKind::Full, &one)), full, json!(null), none.clone()),
+    ];
+    for (change, before, after, changed) in table {
+        let op = change.op().name();
+        let expected = json!({"op": op, "before": before, "after": after, "changed": changed, "unchanged": none});
+        assert_eq!(data(&default, &change), expected, "{change:?}");
+    }
+    for (cascade, restart_identity) in [(false, false), (true, false), (false, true)] {
+        let change = Change::Truncate { cascade, restart_identity };
+        let expected = json!({"op": "truncate", "before": null, "after": null, "changed": [], "unchanged": [],
+            "cascade": cascade, "restart_identity": restart_identity});
+        assert_eq!(data(&default, &change), expected);
+        assert_eq!(event(&default, &change).subject, None);
+    }
+}
+
+#[test]
+fn what_was_not_sent_is_named_or_taken_from_the_old_row() {
+    let bytes = message(&[(b't', b"1"), (b'u', b""), (b'u', b"")]);
+    let new = inserted(&bytes);
+    let default = users(Identity::Default);
+    let nothing_known = data(&default, &Change::Update { old: None, new });
+    assert_eq!(nothing_known["after"], json!({"id": 1}));
+    assert_eq!(nothing_known["unchanged"], json!(["name", "tags"]));
+
+    let before = row(&[Some("1"), Some("long"), None]);
+    let known = data(&default, &Change::Update { old: Some(old(OldKind::Full, &before)), new });
+    assert_eq!(known["after"], json!({"id": 1, "name": "long", "tags": null}));
+    assert_eq!((&known["changed"], &known["unchanged"]), (&json!([]), &json!([])));
+
+    // A key that is stored out of line is sent with every update.
+    let bytes = message(&[(b'u', b""), (b't', b"b"), (b'n', b"")]);
+    let key = row(&[Some("7"), None, None]);
+    let change = Change::Update { old: Some(old(OldKind::Key, &key)), new: inserted(&bytes) };
+    assert_eq!(data(&default, &change)["after"], json!({"id": 7, "name": "b", "tags": null}));
+    assert_eq!(event(&default, &change).subject.as_deref(), Some("7"));
+    assert_eq!(event(&default, &Change::Insert(inserted(&bytes))).subject, None, "it is nowhere");
+}
+
+#[test]
+fn what_cannot_be_read_stays_text_and_is_named_once() {
+    let columns = [("id", INT8, true), ("strange", 99_999, false), ("bits", 17, false), ("n", 1700, false)];
+    let table = table(Identity::Full, &columns, &["id"]);
+    let bytes = message(&[(b't', b"1"), (b't', b"a\xff"), (b'b', b"\x01\xab"), (b't', b"five")]);
+    let values = json!({"id": 1, "strange": "a\u{fffd}", "bits": "01ab", "n": "five"});
+    let inserted_row = inserted(&bytes);
+    let insert = data(&table, &Change::Insert(inserted_row));
+    assert_eq!((&insert["after"], &insert["undecoded"]), (&values, &json!(["strange", "bits", "n"])));
+
+    let both = Old { kind: OldKind::Full, tuple: inserted_row };
+    let update = data(&table, &Change::Update { old: Some(both), new: inserted_row });
+    assert_eq!(update["undecoded"], json!(["strange", "bits", "n"]));
+    assert_eq!(update["changed"], json!([]));
+    let delete = data(&table, &Change::Delete(both));
+    assert_eq!((&delete["before"], &delete["undecoded"]), (&values, &json!(["strange", "bits", "n"])));
+    let nulls = row(&[Some("1"), None, None, None]);
+    assert_eq!(data(&table, &Change::Insert(nulls.tuple())).get("undecoded"), None, "a null is a null");
+}
+
+#[test]
+fn the_key_is_what_every_event_of_a_row_can_tell() {
+    let pair = [("a", INT8, false), ("b", TEXT, false), ("c", TEXT, false)];
+    let with = |flags: [bool; 3]| [0, 1, 2].map(|at| (pair[at].0, pair[at].1, flags[at]));
+    let none: [usize; 0] = [];
+    type Case<'a> = (Identity, [bool; 3], &'a [&'a str], &'a [usize]);
+    let rows: [Case<'_>; 11] = [
+        (Identity::Default, [true, false, false], &["a"], &[0]),
+        (Identity::Default, [true, true, false], &["b", "a"], &[0, 1]),
+        (Identity::Default, [true, false, false], &[], &[0]),
+        (Identity::Default, [false; 3], &[], &none),
+        (Identity::Full, [true; 3], &["b"], &[1]),
+        (Identity::Full, [true; 3], &[], &none),
+        (Identity::Full, [true; 3], &["b", "not published"], &none),
+        (Identity::Nothing, [false; 3], &["c", "a"], &[0, 2]),
+        (Identity::Index, [false, true, false], &["a"], &[1]),
+        (Identity::Index, [true, true, false], &["a"], &[0]),
+        (Identity::Index, [false, true, false], &[], &[1]),
+    ];
+    for (identity, flags, primary_key, expected) in rows {
+        let table = table(identity, &with(flags), primary_key);
+        assert_eq!(table.key, expected, "{identity:?} {flags:?} {primary_key:?}");
+        assert_eq!(table.full_identity, identity == Identity::Full);
+    }
+}
+
+#[test]
+fn the_subject_is_the_key_in_a_form_that_an_attribute_may_have() {
+    let one = table(Identity::Default, &[("k", TEXT, true)], &[]);
+    let subject = |table: &Table, values: &[Option<&str>]| event(table, &Change::Insert(row(values).tuple())).subject;
+    let long = "x".repeat(5_000);
+    let rows = [
+        ("42", "42"),
+        ("", "\"\""),
+        ("ä b/%41", "ä b/%41"),
+        ("a\n\u{85}\u{7f}b", "a%0A%C2%85%7Fb"),
+        (&long[..4_096], &long[..4_096]),
+    ];
+    for (key, expected) in rows {
+        assert_eq!(subject(&one, &[Some(key)]).as_deref(), Some(expected));
+    }
+    assert_eq!(subject(&one, &[None]), None);
+
+    let shortened = subject(&one, &[Some(&long)]).expect("there is one");
+    assert!(shortened.starts_with("xxx") && shortened.contains("…sha256:"), "{shortened}");
+    assert_ne!(Some(shortened), subject(&one, &[Some(&format!("{long}y"))]), "two keys stay two");
+
+    let columns = [("n", 1700, true), ("t", TEXT, true), ("s", 99_999, true), ("x", TEXT, false)];
+    let many = table(Identity::Default, &columns, &[]);
+    let values = [Some("1.50"), Some("a\"\u{7f}\n"), Some("q"), None];
+    assert_eq!(subject(&many, &values).as_deref(), Some(r#"[1.50,"a\"%7F\n","q"]"#));
+    assert_eq!(subject(&many, &[Some("1"), None, Some("q"), None]), None);
+    let bytes = message(&[(b'b', b"\x01"), (b't', b"a"), (b'n', b""), (b'n', b"")]);
+    assert_eq!(event(&many, &Change::Insert(inserted(&bytes))).subject, None);
+    let bytes = message(&[(b'b', b"\x01\xff")]);
+    assert_eq!(event(&one, &Change::Insert(inserted(&bytes))).subject.as_deref(), Some("01ff"));
+}
+
+#[test]
+fn the_subject_follows_the_row_and_its_new_key() {
+    let table = users(Identity::Default);
+    let (key, new) = (row(&[Some("1"), None, None]), row(&[Some("2"), None, None]));
+    let moved = Change::Update { old: Some(old(OldKind::Key, &key)), new: new.tuple() };
+    assert_eq!(event(&table, &moved).subject.as_deref(), Some("2"));
+    let gone = Change::Delete(old(OldKind::Key, &key));
+    assert_eq!(event(&table, &gone).subject.as_deref(), Some("1"));
+}
+
+#[test]
+fn names_that_no_subject_may_have_are_encoded() {
+    let rows = [
+        ("public", "users", "postgres.public.users.insert"),
+        ("Öffentlich", "naïve", "postgres.Öffentlich.naïve.insert"),
+        ("a.b", "c*>", "postgres.a%2Eb.c%2A%3E.insert"),
+        ("a b\t", "50%", "postgres.a%20b%09.50%25.insert"),
+        ("q\"'", "\u{2003}\u{85}", "postgres.q\"'.%E2%80%83%C2%85.insert"),
+    ];
+    for (schema, name, expected) in rows {
+        let relation = Relation { schema: schema.into(), name: name.into(), ..relation(Identity::Default, &USERS) };
+        let table = Table::new(&relation, &Types::new(), &[]);
+        assert_eq!(table.event_type(Op::Insert), expected);
+        let change = Change::Truncate { cascade: false, restart_identity: false };
+        let data: Json = serde_json::from_slice(&event(&table, &change).data).expect("it is JSON");
+        assert_eq!((&data["schema"], &data["table"]), (&json!(schema), &json!(name)), "there they stand as they are");
+    }
+    let types = Op::ALL.map(|op| users(Identity::Default).event_type(op).to_owned());
+    let ends = ["insert", "update", "delete", "truncate", "read"].map(|op| format!("postgres.public.users.{op}"));
+    assert_eq!(types, ends);
+    assert_eq!(Origin::new("1", "my.app/x y").source, "postgres/my.app%2Fx%20y");
+}
+
+#[test]
+fn columns_may_have_any_name() {
+    let columns = [("\"a\"", INT8, true), ("b\\\n", INT8, false), ("Ünï", INT8, false)];
+    let table = table(Identity::Full, &columns, &[]);
+    let (one, two) = (row(&[Some("1"), None, None]), row(&[Some("2"), Some("2"), Some("2")]));
+    let data = data(&table, &Change::Update { old: Some(old(OldKind::Full, &one)), new: two.tuple() });
+    assert_eq!(data["after"], json!({"\"a\"": 2, "b\\\n": 2, "Ünï": 2}));
+    assert_eq!(data["changed"], json!(["\"a\"", "b\\\n", "Ünï"]));
+}
+
+#[test]
+fn a_row_that_does_not_fit_its_relation_is_refused() {
+    let table = users(Identity::Full);
+    let (short, fits) = (row(&[Some("1")]), row(&[Some("1"), None, None]));
+    let changes = [
+        Change::Insert(short.tuple()),
+        Change::Delete(old(OldKind::Full, &short)),
+        Change::Update { old: Some(old(OldKind::Full, &short)), new: fits.tuple() },
+        Change::Update { old: Some(old(OldKind::Full, &fits)), new: short.tuple() },
+    ];
+    for change in changes {
+        let error = table.event(&change, &transaction(), 1, &origin()).expect_err("it does not fit");
+        let expected = "decoding a row of public.users: it has 1 values, its relation has 3 columns";
+        assert_eq!(error.to_string(), expected);
+    }
+}
+
+#[test]
+fn any_commit_time_can_be_written() {
+    for (micros, shown) in [
+        (0, "2000-01-01T00:00:00Z"),
+        (-1, "1999-12-31T23:59:59.999999Z"),
+        (i64::MAX, "9999-12-31T00:00:00Z"),
+        (i64::MIN, "0000-01-01T00:00:00Z"),
+    ] {
+        let transaction = Transaction::new(1, Lsn(1), micros);
+        assert!(transaction.members.contains(&format!("\"commit_time\":\"{shown}\"")), "{}", transaction.members);
+    }
+}
+
+#[test]
+fn a_table_of_sixteen_hundred_columns_is_one_object() {
+    let column =
+        |at: usize| RelationColumn { identity: at == 7, name: format!("c{at}").into(), ty: INT8, modifier: -1 };
+    let columns = (0..1_600).map(column).collect();
+    let relation = Relation { columns, ..relation(Identity::Default, &[]) };
+    let table = Table::new(&relation, &Types::new(), &[]);
+    let texts: Vec<String> = (0..1_600).map(|at| at.to_string()).collect();
+    let values: Vec<Option<&str>> = texts.iter().map(|text| Some(text.as_str())).collect();
+    let event = event(&table, &Change::Insert(row(&values).tuple()));
+    let data: Json = serde_json::from_slice(&event.data).expect("it is JSON");
+    assert_eq!(data["after"].as_object().map(serde_json::Map::len), Some(1_600));
+    assert_eq!(data["after"]["c1599"], json!(1_599));
+    assert_eq!(event.subject.as_deref(), Some("7"));
+}
+
+/// Types that a random row has, some of them not known.
+const TYPES: [u32; 12] = [16, 17, 20, 25, 114, 701, 1114, 1184, 1700, 1231, 2287, 50_000];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+    #[test]
+    fn any_change_is_an_event_that_keeps_the_rules(
+        columns in vec((".{0,4}", prop::sample::select(TYPES.to_vec()), any::<bool>()), 0..6),
+        rows in vec((prop::sample::select(b"ttttnub".to_vec()), vec(any::<u8>(), 0..12)), 12),
+        identity in prop::sample::select(vec![Identity::Default, Identity::Full, Identity::Nothing, Identity::Index]),
+        kind in prop::sample::select(vec![OldKind::Key, OldKind::Full]),
+        (schema, name) in (".{0,5}", ".{0,5}"),
+    ) {
+        let values: Vec<(u8, &[u8])> = rows.iter().map(|(kind, bytes)| (*kind, bytes.as_slice())).collect();
+        let width = columns.len();
+        let (first, second) = (message(&values[..width]), message(&values[6..6 + width]));
+        let column = |(name, ty, identity): &(String, u32, bool)| {
+            RelationColumn { identity: *identity, name: name.clone().into(), ty: *ty, modifier: -1 }
+        };
+        let columns: Vec<_> = columns.iter().map(column).collect();
+        let relation = Relation { oid: 1, schema: schema.into(), name: name.into(), identity, columns };
+        let mut types = Types::new();
+        let attributes = vec![("x".to_owned(), 20), ("y".to_owned(), 25)];
+        types.learn([TypeRow { oid: 50_000, kind: 'c', element: 0, base: 0, delimiter: ',', attributes }]);
+        let table = Table::new(&relation, &types, &[]);
+        let old = Old { kind, tuple: inserted(&first) };
+        let new = inserted(&second);
+        let updates = [Some(old), None].map(|old| Change::Update { old, new });
+        for change in [Change::Insert(new), updates[0], updates[1], Change::Delete(old)] {
+            let event = event(&table, &change);
+            prop_assert!(serde_json::from_slice::<&serde_json::value::RawValue>(&event.data).is_ok());
+            prop_assert!(crate::pattern::Json::parse(&event.data).is_ok());
+            let again = Table::new(&relation, &types, &[]).event(&change, &transaction(), 3, &origin());
+            prop_assert_eq!(Ok(event), again, "decoded again it is the same");
+        }
+    }
 }
