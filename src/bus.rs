@@ -14,6 +14,12 @@ use serde::{Deserialize, Serialize};
 use self::nats::NatsBus;
 use self::postgres::PostgresBus;
 
+/// Names the provider of cryptography for TLS: two are compiled in, and rustls refuses to guess.
+pub(crate) fn ready_tls() {
+    // Somebody may have named one already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
 /// What speaks on the other side of a bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

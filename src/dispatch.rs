@@ -181,7 +181,7 @@ impl Dispatcher {
         });
         if planned.is_empty() {
             telemetry::unmatched(&trigger, 1);
-            self.inner.settler.unmatched(&trigger, event).await;
+            self.inner.settler.unmatched(&trigger, event, 1).await;
             ticket.settled();
             return;
         }
@@ -192,6 +192,18 @@ impl Dispatcher {
             self.start(delivery.owned(ownership.clone()));
         }
         ticket.settled();
+    }
+
+    /// Whether any rule can want an event of `ty` of `trigger`: without it, its source need not make one.
+    #[must_use]
+    pub fn listens(&self, trigger: &str, ty: &str) -> bool {
+        self.inner.observer.is_some() || self.inner.rules.load().listens(trigger, ty)
+    }
+
+    /// Counts `count` events of the type of `sample` that no rule can want.
+    pub async fn unmatched(&self, trigger: &str, sample: Arc<Event>, count: u64) {
+        telemetry::unmatched(trigger, count);
+        self.inner.settler.unmatched(trigger, sample, count).await;
     }
 
     /// Keeps a message that could not become an event.

@@ -44,6 +44,8 @@ pub enum TriggerState {
     Paused,
     /// It reads.
     Active,
+    /// Another node reads; this one waits to take over.
+    Standby,
     /// It should read, messages wait, and nothing comes.
     Stalled,
     /// The source no longer has a range that was not read.
@@ -59,6 +61,7 @@ impl TriggerState {
         match self {
             Self::Paused => "paused",
             Self::Active => "active",
+            Self::Standby => "standby",
             Self::Stalled => "stalled",
             Self::Gap => "gap",
             Self::Error => "error",
@@ -73,11 +76,12 @@ impl TriggerState {
             Self::Stalled => 2,
             Self::Gap => 3,
             Self::Error => 4,
+            Self::Standby => 5,
         }
     }
 
     fn is_well(self) -> bool {
-        matches!(self, Self::Paused | Self::Active)
+        matches!(self, Self::Paused | Self::Active | Self::Standby)
     }
 }
 

@@ -66,6 +66,8 @@ pub struct NodeConfig {
     pub limits: codec::Limits,
     /// How long the ledger is kept.
     pub retention: Duration,
+    /// Whether change feeds make what they lack at their source: `oncue dev`.
+    pub dev: bool,
 }
 
 impl NodeConfig {
@@ -85,6 +87,7 @@ impl NodeConfig {
             drain: Duration::from_secs(20),
             limits: codec::Limits::default(),
             retention: Duration::from_secs(30 * 24 * 3600),
+            dev: false,
         }
     }
 }
@@ -100,6 +103,7 @@ struct Shared {
     drain: Drain,
     limits: codec::Limits,
     retention: Duration,
+    dev: bool,
     sources: BTreeMap<String, Source>,
     /// Told when rules were loaded, so that the node's sign of life has their version at once.
     reloaded: Arc<Notify>,
@@ -222,6 +226,7 @@ async fn assemble(
         drain,
         limits: config.limits,
         retention: config.retention,
+        dev: config.dev,
         sources,
         reloaded: Arc::default(),
     })

@@ -73,6 +73,15 @@ impl Pattern {
         self.alternatives.iter().any(|fields| evaluate::matches(fields, &event))
     }
 
+    /// Whether an event whose field `name`, at the top, is the string `text` and nothing else can match at all.
+    pub fn allows_text(&self, name: &str, text: &str) -> bool {
+        let Some(id) = self.paths.top(name) else { return true };
+        let value = Json::string(text);
+        let allows =
+            |fields: &Fields| fields.get(&id).is_none_or(|field| field.tests.iter().any(|t| t.matches(&value)));
+        self.alternatives.iter().any(allows)
+    }
+
     /// How many comparisons an event of plain fields may need: each value of each field, once for each alternative; a
     /// wildcard counts one more for each star. At most [`COST_MAX`].
     pub fn cost(&self) -> u64 {

@@ -234,6 +234,13 @@ impl RuleSet {
         self.rules.iter().filter(|r| r.matches(trigger, &document)).map(|r| r.plan(event, &document)).collect()
     }
 
+    /// Whether any rule can match an event of `ty` of `trigger`.
+    #[must_use]
+    pub fn listens(&self, trigger: &str, ty: &str) -> bool {
+        let of_trigger = |rule: &CompiledRule| rule.rule.trigger.as_deref().is_none_or(|t| t == trigger);
+        self.rules.iter().any(|rule| of_trigger(rule) && rule.pattern.allows_text("type", ty))
+    }
+
     /// The rules of the set.
     #[must_use]
     pub fn rules(&self) -> &[Arc<CompiledRule>] {

@@ -5,6 +5,7 @@
 //! database refuses is separated from its group, so that it cannot hold up the others.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -81,7 +82,7 @@ enum Item {
 #[derive(Clone, Debug)]
 pub struct Settler {
     items: mpsc::Sender<Item>,
-    unmatched: mpsc::Sender<(String, std::sync::Arc<Event>)>,
+    unmatched: mpsc::Sender<Unheard>,
     store_up: watch::Receiver<bool>,
 }
 
@@ -121,10 +122,11 @@ impl Settler {
         wait.await.map_err(|_| Ended)
     }
 
-    /// Counts an event that no rule matched. Counts are written within a second; a crash may lose the last ones.
-    pub async fn unmatched(&self, trigger: &str, event: std::sync::Arc<Event>) {
+    /// Counts `count` events like `event` that no rule matched. Counts are written within a second; a crash may lose the
+    /// last ones.
+    pub async fn unmatched(&self, trigger: &str, event: Arc<Event>, count: u64) {
         // The receiver is only gone when the node quits.
-        let _ = self.unmatched.send((trigger.to_owned(), event)).await;
+        let _ = self.unmatched.send(Unheard { trigger: trigger.to_owned(), event, count }).await;
     }
 
     /// Whether the last transaction went through: sources wait while it did not.
@@ -132,6 +134,13 @@ impl Settler {
     pub fn store_up(&self) -> watch::Receiver<bool> {
         self.store_up.clone()
     }
+}
+
+/// Events of one type that no rule matched: how many, and one of them.
+struct Unheard {
+    trigger: String,
+    event: Arc<Event>,
+    count: u64,
 }
 
 /// A trigger and the type of events that no rule of it matched.
@@ -147,7 +156,7 @@ pub struct SettlerTask {
     node: String,
     config: Config,
     queue: mpsc::Receiver<Item>,
-    unmatched_queue: mpsc::Receiver<(String, std::sync::Arc<Event>)>,
+    unmatched_queue: mpsc::Receiver<Unheard>,
     up: watch::Sender<bool>,
     counts: HashMap<Kind, Count>,
 }
@@ -196,8 +205,8 @@ impl SettlerTask {
                 () = quit.cancelled() => return,
                 Some(item) = self.queue.recv() => Some(item),
                 () = finished.cancelled() => break,
-                Some((trigger, event)) = self.unmatched_queue.recv() => {
-                    self.count(trigger, &event);
+                Some(unheard) = self.unmatched_queue.recv() => {
+                    self.count(unheard);
                     continue;
                 }
                 _ = flush.tick() => {
@@ -216,8 +225,8 @@ impl SettlerTask {
                 return;
             }
         }
-        while let Ok((trigger, event)) = self.unmatched_queue.try_recv() {
-            self.count(trigger, &event);
+        while let Ok(unheard) = self.unmatched_queue.try_recv() {
+            self.count(unheard);
         }
         self.commit(Batch::default(), &quit).await;
     }
@@ -235,14 +244,15 @@ impl SettlerTask {
         }
     }
 
-    fn count(&mut self, trigger: String, event: &Event) {
+    fn count(&mut self, unheard: Unheard) {
+        let Unheard { trigger, event, count: more } = unheard;
         let known = self.counts.contains_key(&(trigger.clone(), event.ty.clone()));
         let named = event.ty.len() <= TYPE_BYTES && (known || self.counts.len() < UNMATCHED_KINDS);
         let ty = if named { event.ty.clone() } else { OTHER_TYPES.to_owned() };
         let (count, sample) = self.counts.entry((trigger, ty)).or_default();
-        *count += 1;
+        *count += more;
         if sample.is_none() && event.size() <= SAMPLE_BYTES {
-            *sample = Some(codec::to_structured(event));
+            *sample = Some(codec::to_structured(&event));
         }
     }
 

@@ -49,7 +49,17 @@ pub const IN_FLIGHT_EVENTS: &str = "oncue_in_flight_events";
 pub const IN_FLIGHT_BYTES: &str = "oncue_in_flight_bytes";
 /// Messages that wait at the source.
 pub const TRIGGER_LAG: &str = "oncue_trigger_lag";
-/// 0 paused, 1 active, 2 stalled, 3 gap, 4 error.
+/// Bytes of WAL that a feed's slot keeps.
+pub const RETAINED_WAL: &str = "oncue_retained_wal_bytes";
+/// Bytes that can be written before a feed's slot may be lost; -1 without a bound.
+pub const SAFE_WAL: &str = "oncue_safe_wal_size_bytes";
+/// 0 green, 1 amber, 2 red: what the WAL guard does.
+pub const WAL_PRESSURE: &str = "oncue_wal_pressure";
+/// Bytes of WAL between what the server has sent and what is settled.
+pub const FEED_LAG_BYTES: &str = "oncue_feed_lag_bytes";
+/// Age of the transaction that a feed received last.
+pub const FEED_LAG_SECONDS: &str = "oncue_feed_lag_seconds";
+/// 0 paused, 1 active, 2 stalled, 3 gap, 4 error, 5 standby.
 pub const TRIGGER_STATE: &str = "oncue_trigger_state";
 /// Deliveries that wait for another try.
 pub const PARKED: &str = "oncue_parked";
@@ -99,7 +109,12 @@ const GAUGES: &[(&str, &str)] = &[
     (IN_FLIGHT_EVENTS, "Events read and not settled."),
     (IN_FLIGHT_BYTES, "Bytes of the events read and not settled."),
     (TRIGGER_LAG, "Messages that wait at the source."),
-    (TRIGGER_STATE, "0 paused, 1 active, 2 stalled, 3 gap, 4 error."),
+    (RETAINED_WAL, "Bytes of WAL that a feed's slot keeps."),
+    (SAFE_WAL, "Bytes that can be written before a feed's slot may be lost; -1 without a bound."),
+    (WAL_PRESSURE, "0 green, 1 amber, 2 red: what the WAL guard does."),
+    (FEED_LAG_BYTES, "Bytes of WAL between what the server has sent and what is settled."),
+    (FEED_LAG_SECONDS, "Age of the transaction that a feed received last."),
+    (TRIGGER_STATE, "0 paused, 1 active, 2 stalled, 3 gap, 4 error, 5 standby."),
     (PARKED, "Deliveries that wait for another try."),
     (RULES_LOADED, "Rules in the loaded snapshot."),
     (RULES_QUARANTINED, "Rules left out of the snapshot because they are wrong."),
@@ -219,7 +234,25 @@ pub fn trigger_lag(trigger: &str, pending: u64) {
     gauge!(TRIGGER_LAG, "trigger" => trigger.to_owned()).set(pending as f64);
 }
 
-/// The state of a trigger as a number: 0 paused, 1 active, 2 stalled, 3 gap, 4 error. `health` calls this.
+/// What the slot of `trigger` keeps, and how much may still be written.
+pub fn slot(trigger: &str, retained: u64, safe: Option<i64>) {
+    gauge!(RETAINED_WAL, "trigger" => trigger.to_owned()).set(retained as f64);
+    gauge!(SAFE_WAL, "trigger" => trigger.to_owned()).set(safe.unwrap_or(-1) as f64);
+}
+
+/// The level of the WAL guard: 0 green, 1 amber, 2 red.
+pub fn wal_pressure(trigger: &str, level: u8) {
+    gauge!(WAL_PRESSURE, "trigger" => trigger.to_owned()).set(f64::from(level));
+}
+
+/// The server of `trigger` has sent WAL up to `sent`; up to `settled` it is settled. `seconds`: how old what was sent
+/// last is.
+pub fn feed_lag(trigger: &str, bytes: u64, seconds: f64) {
+    gauge!(FEED_LAG_BYTES, "trigger" => trigger.to_owned()).set(bytes as f64);
+    gauge!(FEED_LAG_SECONDS, "trigger" => trigger.to_owned()).set(seconds);
+}
+
+/// The state of a trigger as a number: 0 paused, 1 active, 2 stalled, 3 gap, 4 error, 5 standby. `health` calls this.
 pub fn trigger_state(trigger: &str, state: u8) {
     gauge!(TRIGGER_STATE, "trigger" => trigger.to_owned()).set(f64::from(state));
 }

@@ -23,6 +23,7 @@ use crate::dispatch::{Arrival, Dispatcher};
 use crate::drain::Drain;
 use crate::event::codec::{self, Defaults};
 use crate::health::{Health, TriggerState};
+use crate::store::feeds::Feeds;
 use crate::store::settle::Rejected;
 
 pub use self::spec::{FeedStart, JetStreamSpec, NatsSpec, PostgresSpec, SpecError, Start, TriggerSpec};
@@ -64,6 +65,10 @@ pub struct Context {
     pub identity: Option<String>,
     /// What must be remembered about it.
     pub notices: mpsc::Sender<Notice>,
+    /// The positions and leases of change feeds.
+    pub feeds: Feeds,
+    /// Whether what is missing at the source is made without asking: `oncue dev`.
+    pub dev: bool,
 }
 
 /// What a trigger found out about its source.

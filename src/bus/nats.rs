@@ -88,6 +88,7 @@ pub async fn connect_forever(name: &str, config: &BusConfig) -> Result<NatsBus, 
 }
 
 async fn open(name: &str, config: &BusConfig, in_background: bool) -> Result<NatsBus, BusError> {
+    super::ready_tls();
     let (sender, state) = watch::channel(BusState { up: !in_background, reconnects: 0 });
     let dropped = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&dropped);

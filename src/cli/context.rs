@@ -145,5 +145,6 @@ pub fn node_config(config: &Config, url: &str) -> NodeConfig {
         drain: node.drain,
         limits: node.limits,
         retention: node.retention,
+        dev: false,
     }
 }

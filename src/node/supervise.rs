@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::health::TriggerState;
 use crate::store::control::{ControlPlane, TriggerRow};
+use crate::store::feeds::Feeds;
 use crate::triggers::{self, Context, Notice, NoticeKind, TriggerSpec};
 
 use super::Shared;
@@ -121,6 +122,8 @@ fn start(shared: &Shared, row: &TriggerRow, notices: &mpsc::Sender<Notice>) -> R
         store_up: shared.dispatcher.settler().store_up(),
         identity: row.identity.clone(),
         notices: notices.clone(),
+        feeds: Feeds::new(shared.store.clone(), shared.name.clone()),
+        dev: shared.dev,
     };
     let task = shared.drain.spawn(format!("trigger {}", row.name), triggers::run(spec, source, context));
     Ok(Some(Running { row: row.clone(), stop, task }))

@@ -70,6 +70,11 @@ impl Paths {
         key.split('.').try_fold(parent, |at, step| self.nodes[at].children.get(step).copied())
     }
 
+    /// The field `key` at the top, if the pattern names it.
+    pub fn top(&self, key: &str) -> Option<FieldId> {
+        self.find(ROOT, key)
+    }
+
     /// What `event` holds at these paths.
     pub fn project<'a>(&self, event: &'a Json) -> Element<'a> {
         let mut root = Element::default();

@@ -100,12 +100,40 @@ impl Feeds {
         Ok(epoch.map(|epoch| Fence { lease: lease.to_owned(), epoch }))
     }
 
-    /// Ends `lease` now, if this process has it.
+    /// Ends `lease` of `trigger` now, if this process has it: a clean end, after which nothing is suspected.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn release(&self, lease: &str) -> Result<(), StoreError> {
+    pub async fn release(&self, trigger: &str, lease: &str) -> Result<(), StoreError> {
+        sqlx::query!(
+            "update oncue.feeds set holdings = 0 where trigger = $1 and holdings > 0 and exists (
+                 select from oncue.leases where name = $2 and holder = $3 and expires_at > now())",
+            trigger,
+            lease,
+            self.store.process
+        )
+        .execute(&self.store.pool)
+        .await?;
         self.store.release_lease(lease).await
+    }
+
+    /// Counts that the feed of `trigger` is held, and gives how often it was before without getting anywhere or ending
+    /// cleanly.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn count_holding(&self, trigger: &str, fence: &Fence) -> Result<u32, StoreError> {
+        let before = sqlx::query_scalar!(
+            r#"with held as (select from oncue.leases where name = $2 and epoch = $3 for share)
+               update oncue.feeds set holdings = holdings + 1 where trigger = $1 and exists (select from held)
+               returning holdings - 1 as "before!""#,
+            trigger,
+            fence.lease,
+            fence.epoch
+        )
+        .fetch_optional(&self.store.pool)
+        .await?;
+        Ok(before.and_then(|n| u32::try_from(n).ok()).unwrap_or(0))
     }
 
     /// Where the feed of `trigger` is; none for one that never began.
@@ -175,7 +203,8 @@ impl Feeds {
     ) -> Result<bool, StoreError> {
         let written = sqlx::query!(
             "with held as (select from oncue.leases where name = $4 and epoch = $5 for share)
-             update oncue.feeds set settled_lsn = greatest(settled_lsn, $2::text::pg_lsn),
+             update oncue.feeds set holdings = case when $2::text::pg_lsn > settled_lsn then 0 else holdings end,
+                 settled_lsn = greatest(settled_lsn, $2::text::pg_lsn),
                  read_until = greatest(read_until, $3::text::pg_lsn), updated_at = now()
              where trigger = $1 and exists (select from held)",
             trigger,

@@ -13,6 +13,7 @@ mod cli;
 mod drain;
 mod examples;
 mod failures;
+mod feed;
 mod feed_bus;
 mod feed_types;
 mod hostile;

@@ -37,7 +37,8 @@ const STRANGERS: [(&str, &[&str]); 7] = [
 ];
 
 /// Outside crates and where they live; a directory means the file beside it too.
-const HOMES: [(&str, &[&str]); 8] = [
+const HOMES: [(&str, &[&str]); 9] = [
+    ("pgwire_replication", &["src/triggers/postgres"]),
     ("async_nats", &["src/bus", "src/triggers", "src/outputs"]),
     ("sqlx", &["src/store", "src/bus/postgres"]),
     ("wasmtime", &["src/runtime"]),

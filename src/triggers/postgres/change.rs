@@ -33,7 +33,7 @@ use crate::lsn::Lsn;
 use crate::pgtype::{Type, Types, json};
 
 /// What happened to a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Op {
     /// It came.
     Insert,

@@ -125,6 +125,23 @@ impl World {
         sqlx::query(insert).bind(name).bind(spec).execute(&self.pool).await.expect("the trigger is stored");
     }
 
+    /// Adds a change feed on the bus `app`, which makes what it needs; `more` are fields of its spec.
+    pub async fn feed(&self, name: &str, tables: &[&str], more: Value) {
+        let mut spec = serde_json::json!({ "tables": tables, "create": true });
+        let fields = spec.as_object_mut().expect("an object");
+        fields.extend(more.as_object().expect("fields").clone());
+        let insert = "insert into oncue.triggers (name, bus, kind, spec) values ($1, 'app', 'postgres', $2)";
+        sqlx::query(insert).bind(name).bind(spec).execute(&self.pool).await.expect("the trigger is stored");
+    }
+
+    /// Adds a rule that runs the steered function on every event of `trigger` with the instruction `what`.
+    pub async fn steer(&self, rule: &str, trigger: &str, what: &str) {
+        let insert =
+            "insert into oncue.rules (name, trigger, match_all, run, input) values ($1, $2, true, 'steered', $3)";
+        let input = format!(r#"{{"do":"{what}"}}"#);
+        sqlx::query(insert).bind(rule).bind(trigger).bind(input).execute(&self.pool).await.expect("the rule is stored");
+    }
+
     /// Adds a stream that stores `subjects`.
     pub async fn stream(&self, name: &str, subjects: &[&str]) {
         let subjects = subjects.iter().map(|s| (*s).to_owned()).collect();

@@ -1,0 +1,132 @@
+//! From a change to the dispatcher: credit, place, ticket.
+//!
+//! Invariant: nothing is entered into the line before its credit is there, and what is entered goes to the dispatcher at
+//! once, so that a stop in between leaves no hole.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::bus::postgres::PUBLISH_PREFIX;
+use crate::delivery::DeliveryId;
+use crate::dispatch::Arrival;
+use crate::dispatch::budget::Credit;
+use crate::dispatch::ticket::Ticket;
+use crate::event::{Event, codec};
+use crate::function::subject_matches;
+use crate::store::settle::Rejected;
+use crate::triggers::Failure;
+
+use super::super::pgoutput;
+use super::super::position::Place;
+use super::Session;
+
+/// The largest row that becomes an event: above it, a dead letter. Functions have 64 MiB of memory by default.
+const EVENT_BYTES_MAX: usize = 16 << 20;
+
+impl Session<'_> {
+    /// Hands an event over; `raw` is the message that it came in.
+    pub(super) async fn hand_over(&mut self, place: Place, event: Arc<Event>, raw: &Bytes) -> Result<(), Failure> {
+        if event.size() > EVENT_BYTES_MAX {
+            let error = format!("the event has {} bytes; at most {EVENT_BYTES_MAX}", event.size());
+            return self.reject(place, "too_large", error, raw).await;
+        }
+        let Some(credit) = self.credit(event.size() + raw.len()).await else { return Ok(()) };
+        let Some(open) = &self.transaction else { return Ok(()) };
+        let (at, sent) = (open.facts.commit_time, open.sent);
+        let Some(number) = self.held.line.enter(place) else { return Ok(()) };
+        let arrival = Arrival {
+            trigger: Arc::clone(&self.follower.context.name),
+            event,
+            at,
+            transport_key: self.transport_key(place),
+            sent,
+            ownership: Some(Arc::clone(&self.held.tenure.ownership)),
+            ticket: Ticket::new(number, self.release.clone(), credit),
+        };
+        self.follower.context.dispatcher.accept(arrival).await;
+        Ok(())
+    }
+
+    /// Keeps a message that could not become an event.
+    pub(super) async fn reject(
+        &mut self,
+        place: Place,
+        class: &'static str,
+        error: String,
+        raw: &Bytes,
+    ) -> Result<(), Failure> {
+        let Some(credit) = self.credit(raw.len()).await else { return Ok(()) };
+        let Some(open) = &self.transaction else { return Ok(()) };
+        let at = open.facts.commit_time;
+        let Some(number) = self.held.line.enter(place) else { return Ok(()) };
+        let ticket = Ticket::new(number, self.release.clone(), credit);
+        let context = &self.follower.context;
+        let transport_key = self.transport_key(place);
+        let headers =
+            serde_json::json!([["Postgres-Lsn", place.0.to_string()], ["Postgres-Xid", open.facts.xid.to_string()]]);
+        let rejected = Rejected {
+            id: DeliveryId::derive(at, &context.name, &transport_key, "", 0),
+            trigger: context.name.to_string(),
+            class,
+            error,
+            raw: raw.to_vec(),
+            headers: headers.to_string().into_bytes(),
+            transport_key,
+            fence: Some(self.held.tenure.ownership.fence()),
+        };
+        let dispatcher = context.dispatcher.clone();
+        context.drain.spawn("reject", async move { dispatcher.reject(rejected, ticket).await });
+        Ok(())
+    }
+
+    /// Keeps a message that no decoder understands. A relation that cannot be read would make nonsense of its rows.
+    pub(super) async fn undecodable(&mut self, raw: &Bytes, error: &pgoutput::DecodeError) -> Result<(), Failure> {
+        let is_row = raw.first().is_some_and(|tag| b"IUDT".contains(tag));
+        match self.transaction.as_mut() {
+            Some(open) if is_row => {
+                let place = open.place();
+                self.reject(place, "undecodable", error.to_string(), raw).await
+            }
+            _ => Err(Failure::Again(format!("the replication stream cannot be decoded: {error}"))),
+        }
+    }
+
+    /// A message that was written with `oncue.publish` in the transaction; those of others are passed over.
+    pub(super) async fn published(&mut self, place: Place, prefix: &str, content: Bytes) -> Result<(), Failure> {
+        if prefix != PUBLISH_PREFIX {
+            return Ok(());
+        }
+        let limits = codec::Limits { max_bytes: EVENT_BYTES_MAX, ..self.follower.context.limits };
+        let event = match codec::from_structured(&content, &limits) {
+            Ok(event) => event,
+            Err(error) => return self.reject(place, error.class(), error.to_string(), &content).await,
+        };
+        let wanted = &self.follower.spec.messages;
+        if !wanted.iter().any(|pattern| subject_matches(pattern, &event.ty)) {
+            return Ok(());
+        }
+        self.received += 1;
+        let event = match event.time {
+            Some(_) => event,
+            None => Event { time: self.transaction.as_ref().map(|open| open.facts.commit_time), ..event },
+        };
+        self.hand_over(place, Arc::new(event), &content).await
+    }
+
+    /// Waits for room; none when the trigger is told to stop or the lease is lost meanwhile.
+    async fn credit(&self, bytes: usize) -> Option<Credit> {
+        let context = &self.follower.context;
+        context.wait_for_store().await;
+        tokio::select! {
+            biased;
+            () = context.stop.cancelled() => None,
+            () = self.held.tenure.lost.cancelled() => None,
+            credit = context.budget.reserve(1, bytes as u64) => Some(credit),
+        }
+    }
+
+    fn transport_key(&self, place: Place) -> Vec<u8> {
+        format!("{}/{}/{}/{}", self.origin.system, self.database, place.0, place.1).into_bytes()
+    }
+}
