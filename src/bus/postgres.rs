@@ -15,6 +15,7 @@ use crate::lsn::Lsn;
 mod address;
 mod catalog;
 mod error;
+mod message;
 mod name;
 mod publication;
 mod server;
@@ -24,6 +25,7 @@ mod types;
 pub use self::address::{Replication, SourceTls, SslMode, check_address};
 pub use self::catalog::{Identity, TableFacts};
 pub use self::error::{SourceError, mending};
+pub use self::message::{PUBLISH_PREFIX, PUBLISH_SQL};
 pub use self::name::{IDENTIFIER_MAX, NameError, TableName, literal, quoted};
 pub use self::publication::{Publication, Restriction, add_statement, create_statement};
 pub use self::server::{OLDEST, Server};
@@ -31,9 +33,6 @@ pub use self::slot::{PLUGIN, Slot};
 
 /// How the connections are called in `pg_stat_activity`.
 pub const APPLICATION_NAME: &str = "oncue";
-
-/// The prefix of logical messages that are published events: `oncue.publish` writes it, feeds look for it.
-pub const PUBLISH_PREFIX: &str = "oncue";
 
 /// Statements of a bus at once: a trigger asks little, and connections are what a source has least of.
 const CONNECTIONS: u32 = 4;
@@ -132,22 +131,6 @@ impl PostgresBus {
         let mut connection = self.connection(ACTION).await?;
         let text = sqlx::query_scalar!("select pg_current_wal_lsn()::text as \"lsn!\"").fetch_one(&mut *connection);
         self.lsn(ACTION, &text.await.map_err(|error| self.error(ACTION, error, &[]))?)
-    }
-
-    /// Writes a logical message in a transaction of its own, and gives its position.
-    ///
-    /// # Errors
-    /// The server does not answer or refuses.
-    pub async fn emit(&self, prefix: &str, content: &[u8]) -> Result<Lsn, SourceError> {
-        const ACTION: &str = "write a logical message";
-        let mut connection = self.connection(ACTION).await?;
-        let written = sqlx::query_scalar!(
-            "select pg_logical_emit_message(true, $1, $2::bytea)::text as \"lsn!\"",
-            prefix,
-            content
-        );
-        let text = written.fetch_one(&mut *connection).await.map_err(|error| self.error(ACTION, error, &[]))?;
-        self.lsn(ACTION, &text)
     }
 
     /// Ends every connection of the pool.

@@ -1,21 +1,52 @@
-//! `oncue migrate`: creates or updates the tables. Safe while nodes run, and when several do it at once.
+//! `oncue migrate`: creates or updates the tables, or installs `oncue.publish` into an application's database. Safe while
+//! nodes run, and when several do it at once.
 
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
+
+use crate::bus::BusKind;
+use crate::bus::postgres::{PUBLISH_SQL, PostgresBus};
 
 use super::Context;
 
 /// What may be typed after `oncue migrate`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Install the function oncue.publish into the database of this bus instead, where the application is
+    #[arg(long, value_name = "NAME")]
+    bus: Option<String>,
+    /// Print the SQL that installs it, for somebody who may run it
+    #[arg(long, requires = "bus")]
+    sql: bool,
+}
 
-/// Applies the migrations that are missing.
+/// Applies the migrations that are missing, or installs the function.
 ///
 /// # Errors
-/// Those of the database.
-pub async fn run(_args: Args, context: &Context) -> anyhow::Result<ExitCode> {
-    context.store().await?.migrate().await.context("failed to migrate the tables")?;
-    context.output.note("the tables are up to date");
+/// Those of the database; no such bus.
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+    let Some(name) = &args.bus else {
+        context.store().await?.migrate().await.context("failed to migrate the tables")?;
+        context.output.note("the tables are up to date");
+        return Ok(ExitCode::SUCCESS);
+    };
+    let buses = &context.config()?.buses;
+    let config = buses.get(name).with_context(|| {
+        let known = buses.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        format!("there is no bus \"{name}\"; there is {known}")
+    })?;
+    ensure!(config.kind == BusKind::Postgres, "the bus \"{name}\" is no Postgres: there is nothing to install");
+    if args.sql {
+        context.output.text(PUBLISH_SQL)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let bus = PostgresBus::new(name, config)?;
+    bus.install_publish().await?;
+    let database = &bus.replication().database;
+    context.output.note(&format!(
+        "oncue.publish is in the database {database}; each role that publishes needs `grant usage on schema oncue to \
+         ROLE`"
+    ));
     Ok(ExitCode::SUCCESS)
 }

@@ -1,28 +1,34 @@
-//! `oncue publish`: one event, or many of the same, onto a bus.
+//! `oncue publish`: one event, or many, onto a bus.
 //!
-//! Invariant: without `--core` a message counts as published when a stream has stored it. The payload goes out byte
-//! for byte as it was given; it is only read to see whether it is JSON.
+//! Invariant: a message counts as published when a stream has stored it (but for `--core`), or when its transaction is
+//! committed. The payload goes out byte for byte as it was given; it is only read to see whether it is JSON.
+
+mod batch;
 
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context as _, bail, ensure};
-use bytes::Bytes;
 use serde::Serialize;
-use time::OffsetDateTime;
 
-use crate::bus::nats::{self, NatsBus};
+use crate::bus::nats;
+use crate::bus::postgres::PostgresBus;
 use crate::bus::send::{self, Outgoing, SendError, Stored};
 use crate::bus::{BusConfig, BusKind, Publishing};
-use crate::event::{Event, codec};
+use crate::event::codec;
 
 use super::Context;
-use super::arguments::{key_value, read_input};
+use super::arguments::key_value;
+
+use self::batch::Batch;
+
+/// Events of one transaction of a Postgres bus, and their bytes.
+const TRANSACTION: (usize, usize) = (1_000, 4 << 20);
 
 /// What may be typed after `oncue publish`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A subject of the only bus, or BUS/SUBJECT
+    /// A subject of the only bus, or BUS/SUBJECT; of a Postgres bus BUS/TYPE
     topic: String,
     /// The payload: JSON, @FILE, or - for stdin
     #[arg(allow_hyphen_values = true)]
@@ -54,6 +60,9 @@ pub struct Args {
     /// Publish this many; with more than one the ids end in -1, -2, …
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: u64,
+    /// Each line of the payload is one event
+    #[arg(long, conflicts_with_all = ["count", "raw"])]
+    lines: bool,
 }
 
 /// What was published.
@@ -62,6 +71,8 @@ struct Published {
     bus: String,
     subject: String,
     id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transactions: Option<u64>,
     stream: Option<String>,
     first_sequence: Option<u64>,
     last_sequence: Option<u64>,
@@ -75,30 +86,26 @@ struct Published {
 /// # Errors
 /// A payload that is no JSON, no such bus, a server that is not there, a subject that no stream stores.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
-    let (bus_name, config, subject) = resolve(&args.topic, context)?;
-    ensure!(config.kind == BusKind::Nats, "the bus \"{bus_name}\" is a Postgres: run `select oncue.publish(…)` there");
-    let payload = payload(&args)?;
-    let id = args.id.clone().or_else(|| (!args.raw).then(|| uuid::Uuid::new_v4().to_string()));
-    let template = message(&args, &subject, id.as_deref().unwrap_or_default(), payload)?;
-    let bus = nats::connect(&bus_name, config).await?;
-    let mut published = Published { bus: bus_name, subject, id: id.clone(), ..Published::default() };
+    let (bus, config, subject) = resolve(&args.topic, context)?;
+    let batch = Batch::new(&args, &subject, config.kind)?;
+    let mut published = Published { bus, subject, id: batch.id.clone(), ..Published::default() };
     let begin = Instant::now();
-    let messages = (1..=args.count).map(|n| numbered(&template, id.as_deref(), n, args.count));
-    if args.core || config.publish == Publishing::Core {
-        published.count = send::core(&bus, messages).await?;
-    } else {
-        store(&bus, messages, &mut published).await?;
+    match config.kind {
+        BusKind::Nats => to_nats(&args, config, &batch, &mut published).await?,
+        BusKind::Postgres => to_postgres(config, &batch, &mut published).await?,
     }
     published.seconds = begin.elapsed().as_secs_f64();
     context.output.one(&published, describe)?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn store(
-    bus: &NatsBus,
-    messages: impl Iterator<Item = Outgoing>,
-    published: &mut Published,
-) -> anyhow::Result<()> {
+async fn to_nats(args: &Args, config: &BusConfig, batch: &Batch, published: &mut Published) -> anyhow::Result<()> {
+    let bus = nats::connect(&published.bus, config).await?;
+    let messages = (1..=batch.total()).map(|n| batch.message(n));
+    if args.core || config.publish == Publishing::Core {
+        published.count = send::core(&bus, messages).await?;
+        return Ok(());
+    }
     let note = |_: &Outgoing, stored: Stored| {
         published.first_sequence.get_or_insert(stored.sequence);
         published.last_sequence = Some(stored.sequence);
@@ -106,7 +113,7 @@ async fn store(
         published.count += 1;
         published.duplicates += u64::from(stored.duplicate);
     };
-    match send::store(bus, messages, note).await {
+    match send::store(&bus, messages, note).await {
         Err(error @ SendError::NoStream(_)) => Err(error).context(
             "nothing was published: give a JetStream trigger this subject and `create_stream = true` and run \
              `oncue apply`, or create a stream with `nats stream add`, or publish with --core, which stores nothing",
@@ -114,6 +121,26 @@ async fn store(
         Err(error) => Err(error).with_context(|| format!("published {} of the messages", published.count)),
         Ok(()) => Ok(()),
     }
+}
+
+/// Writes logical messages, as `oncue.publish` does, many in one transaction.
+async fn to_postgres(config: &BusConfig, batch: &Batch, published: &mut Published) -> anyhow::Result<()> {
+    let bus = PostgresBus::new(&published.bus, config)?;
+    let mut events = Vec::new();
+    let mut bytes = 0;
+    for n in 1..=batch.total() {
+        let event = codec::to_structured(&batch.event(n));
+        bytes += event.len();
+        events.push(event);
+        if n == batch.total() || events.len() == TRANSACTION.0 || bytes >= TRANSACTION.1 {
+            let written = bus.publish(&events).await;
+            written.with_context(|| format!("published {} of {} events", published.count, batch.total()))?;
+            published.count += events.len() as u64;
+            *published.transactions.get_or_insert(0) += 1;
+            (events, bytes) = (Vec::new(), 0);
+        }
+    }
+    Ok(())
 }
 
 /// The bus and the subject that `topic` names.
@@ -142,58 +169,14 @@ fn check_subject(subject: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn payload(args: &Args) -> anyhow::Result<Bytes> {
-    let (bytes, place) = match args.payload.strip_prefix('@') {
-        Some(path) => (read_input(path.as_ref())?, path),
-        None if args.payload == "-" => (read_input("-".as_ref())?, "stdin"),
-        None => (args.payload.clone().into_bytes(), "the payload"),
-    };
-    if !args.raw {
-        let json: Result<serde::de::IgnoredAny, _> = serde_json::from_slice(&bytes);
-        json.with_context(|| format!("{place} is not JSON; --raw sends anything"))?;
-    }
-    Ok(bytes.into())
-}
-
-fn message(args: &Args, subject: &str, id: &str, payload: Bytes) -> anyhow::Result<Outgoing> {
-    let message_id = (!id.is_empty()).then(|| id.to_owned());
-    let (mut headers, payload) = if args.raw {
-        (Vec::new(), payload)
-    } else {
-        let event = Event {
-            id: id.to_owned(),
-            source: args.source.clone(),
-            ty: args.ty.clone().unwrap_or_else(|| subject.to_owned()),
-            subject: args.subject.clone(),
-            time: Some(OffsetDateTime::now_utc()),
-            datacontenttype: Some("application/json".to_owned()),
-            dataschema: None,
-            extensions: args.extensions.iter().map(|(k, v)| (k.clone(), v.clone().into())).collect(),
-            data: payload,
-        };
-        codec::check(&event).context("this is no CloudEvent")?;
-        codec::to_binary(&event)
-    };
-    headers.extend(args.headers.iter().cloned());
-    Ok(Outgoing { subject: subject.to_owned(), headers, payload, message_id })
-}
-
-/// The `n`th of `count` messages: of more than one, each has an id of its own.
-fn numbered(template: &Outgoing, id: Option<&str>, n: u64, count: u64) -> Outgoing {
-    let mut message = template.clone();
-    let Some(id) = id.filter(|_| count > 1) else { return message };
-    let id = format!("{id}-{n}");
-    if let Some((_, value)) = message.headers.iter_mut().find(|(name, _)| name.eq_ignore_ascii_case("ce-id")) {
-        value.clone_from(&id);
-    }
-    message.message_id = Some(id);
-    message
-}
-
 fn describe(published: &Published) -> String {
     let Published { bus, subject, count, duplicates, seconds, .. } = published;
     let id = published.id.as_deref().map(|id| format!(" as {id}")).unwrap_or_default();
     let rate = *count as f64 / seconds.max(1e-6);
+    if let Some(transactions) = published.transactions {
+        let many = if *count > 1 { "-N" } else { "" };
+        return format!("published {count} to {bus}/{subject}{id}{many}: {transactions} transactions, {seconds:.2} s");
+    }
     match (&published.stream, published.first_sequence, published.last_sequence) {
         (Some(stream), Some(first), Some(last)) if *count > 1 => format!(
             "published {count} to {bus}/{subject}{id}-N: stream {stream}, sequences {first} to {last}, \
@@ -218,18 +201,5 @@ mod tests {
         for (subject, good) in table {
             assert_eq!(check_subject(subject).is_ok(), good, "{subject}");
         }
-    }
-
-    #[test]
-    fn many_messages_have_ids_of_their_own() {
-        let template = Outgoing {
-            subject: "a".to_owned(),
-            headers: vec![("ce-id".to_owned(), "x".to_owned())],
-            payload: Bytes::new(),
-            message_id: Some("x".to_owned()),
-        };
-        let second = numbered(&template, Some("x"), 2, 3);
-        assert_eq!((second.headers[0].1.as_str(), second.message_id.as_deref()), ("x-2", Some("x-2")));
-        assert_eq!(numbered(&template, Some("x"), 1, 1).message_id.as_deref(), Some("x"));
     }
 }

@@ -15,6 +15,7 @@ mod examples;
 mod failures;
 mod feed;
 mod feed_bus;
+mod feed_publish;
 mod feed_types;
 mod hostile;
 mod hot_reload;
