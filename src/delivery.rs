@@ -10,6 +10,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::event::Event;
+use crate::function::sql::Statement;
 use crate::retry::RetryPolicy;
 
 /// The identity of a delivery: a UUIDv8 (RFC 9562, section 5.8) of 48 bits of the source's own time in milliseconds
@@ -72,6 +73,8 @@ pub enum Limit {
     OutputBytes,
     /// Number of emitted events.
     OutputEvents,
+    /// Number of SQL statements.
+    Statements,
     /// Instances, memories or tables of one component.
     Instances,
 }
@@ -87,16 +90,26 @@ impl Limit {
             Self::Fuel => "fuel",
             Self::OutputBytes => "output_bytes",
             Self::OutputEvents => "output_events",
+            Self::Statements => "statements",
             Self::Instances => "instances",
         }
     }
 }
 
+/// What a function that returned ok leaves to be done, each list in the order of its calls.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Effects {
+    /// The events that it emitted.
+    pub events: Vec<Event>,
+    /// The SQL statements that it buffered.
+    pub statements: Vec<Statement>,
+}
+
 /// How one run ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
-    /// The function returned ok; these are the events that it emitted, in order.
-    Ok(Vec<Event>),
+    /// The function returned ok; nothing of its effects has happened yet.
+    Ok(Effects),
     /// The function asked for another try, no sooner than `after`.
     Retry {
         /// Least delay that the function asked for.
@@ -112,10 +125,12 @@ pub enum Outcome {
     Timeout(Duration),
     /// A limit was hit.
     Limit(Limit, String),
-    /// An emitted event had no grant, or was no valid event.
+    /// An emitted event had no grant or was no valid event, or a statement is none that its role may run.
     Denied(String),
     /// The outputs could not be published.
     Output(String),
+    /// A statement failed when the delivery was settled.
+    Sql(String),
     /// The component could not be loaded or instantiated: nothing of the function ran.
     Broken(String),
 }
@@ -136,9 +151,11 @@ impl Outcome {
             Self::Limit(Limit::Fuel, _) => "limit:fuel",
             Self::Limit(Limit::OutputBytes, _) => "limit:output_bytes",
             Self::Limit(Limit::OutputEvents, _) => "limit:output_events",
+            Self::Limit(Limit::Statements, _) => "limit:statements",
             Self::Limit(Limit::Instances, _) => "limit:instances",
             Self::Denied(_) => "denied",
             Self::Output(_) => "output",
+            Self::Sql(_) => "sql",
             Self::Broken(_) => "broken",
         }
     }
@@ -154,6 +171,7 @@ impl Outcome {
             | Self::Limit(_, message)
             | Self::Denied(message)
             | Self::Output(message)
+            | Self::Sql(message)
             | Self::Broken(message) => Some(message.clone()),
             Self::Timeout(limit) => Some(format!("ran longer than its limit of {} ms", limit.as_millis())),
         }
@@ -233,13 +251,14 @@ pub fn settle(policy: &RetryPolicy, history: History, outcome: &Outcome) -> Sett
         Outcome::Ok(_) => return Settlement::Done,
         Outcome::Reject(_) | Outcome::Denied(_) => return Settlement::Dead,
         Outcome::Retry { after, .. } => (policy, after.unwrap_or_default()),
-        Outcome::Output(_) | Outcome::Broken(_) => (policy, Duration::ZERO),
+        Outcome::Output(_) | Outcome::Sql(_) | Outcome::Broken(_) => (policy, Duration::ZERO),
         Outcome::Trap(_) | Outcome::Timeout(_) | Outcome::Limit(..) => (&crash_policy, Duration::ZERO),
     };
     if !policy.allows(history.attempts, history.age) {
         return Settlement::Dead;
     }
-    let inline_helps = matches!(outcome, Outcome::Retry { after: None, .. } | Outcome::Trap(_) | Outcome::Output(_));
+    let inline_helps =
+        matches!(outcome, Outcome::Retry { after: None, .. } | Outcome::Trap(_) | Outcome::Output(_) | Outcome::Sql(_));
     if inline_helps && history.may_repeat_inline && history.inline < INLINE_ATTEMPTS {
         return Settlement::Again;
     }

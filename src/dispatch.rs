@@ -18,16 +18,17 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use time::OffsetDateTime;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::delivery::DeliveryId;
 use crate::drain::Drain;
 use crate::event::Event;
-use crate::outputs::Outputs;
+use crate::outputs::{Output, Outputs};
 use crate::rules::{OnFailure, Planned, RuleSet, Target};
 use crate::runtime::Runtime;
 use crate::settle::{Settled, Settler};
 use crate::store::Store;
+use crate::store::outbox::OutboxKey;
 use crate::store::parked::Claim;
 use crate::store::settle::Rejected;
 use crate::telemetry;
@@ -53,6 +54,8 @@ pub struct Parts {
     pub settler: Settler,
     /// Where emitted events go.
     pub outputs: Outputs,
+    /// Who publishes those that were committed to the outbox.
+    pub outbox: mpsc::Sender<Vec<(OutboxKey, Output)>>,
     /// Spawns.
     pub drain: Drain,
     /// Sees everything, for `oncue dev`.
@@ -89,6 +92,7 @@ struct Inner {
     store: Store,
     settler: Settler,
     outputs: Outputs,
+    outbox: mpsc::Sender<Vec<(OutboxKey, Output)>>,
     drain: Drain,
     functions: Functions,
     permits: Arc<Semaphore>,
@@ -104,7 +108,7 @@ impl Dispatcher {
     /// A dispatcher without rules.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { concurrency, store, runtime, settler, outputs, drain, observer } = parts;
+        let Parts { concurrency, store, runtime, settler, outputs, outbox, drain, observer } = parts;
         Self {
             inner: Arc::new(Inner {
                 functions: Functions::new(runtime, store.clone()),
@@ -116,6 +120,7 @@ impl Dispatcher {
                 store,
                 settler,
                 outputs,
+                outbox,
                 drain,
                 observer,
             }),

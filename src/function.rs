@@ -3,6 +3,8 @@
 //! Invariant: a `Limits` that was validated has no zero and no value above the node's ceiling. This file knows
 //! neither the sandbox that enforces limits nor the table that stores them.
 
+pub mod sql;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -56,6 +58,17 @@ impl Limits {
 pub struct Grants {
     /// `bus/subject` patterns that the function may publish to; `*` is one token, a last `>` the rest.
     pub publish: Vec<String>,
+    /// SQL in the database of the control plane; none: no SQL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sql: Option<SqlGrant>,
+}
+
+/// How a function may use SQL.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SqlGrant {
+    /// The role that its statements run under.
+    pub role: String,
 }
 
 /// Everything about a function version but its component.

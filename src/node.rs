@@ -5,6 +5,7 @@
 //! released.
 
 mod buses;
+mod outbox;
 mod retries;
 mod rules;
 mod supervise;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::bus::nats;
 use crate::bus::postgres::PostgresBus;
@@ -33,6 +34,8 @@ use crate::store::cluster::Beat;
 use crate::store::{self, Store};
 use crate::telemetry;
 use crate::triggers::Source;
+
+use self::outbox::Relay;
 
 pub use crate::dispatch::{Observer, Seen};
 
@@ -107,6 +110,8 @@ struct Shared {
     sources: BTreeMap<String, Source>,
     /// Told when rules were loaded, so that the node's sign of life has their version at once.
     reloaded: Arc<Notify>,
+    /// When a row of the outbox is due.
+    outbox_due: watch::Sender<Option<tokio::time::Instant>>,
 }
 
 /// Runs a node until SIGTERM, SIGINT or `drain.stop_reading()`, then drains it.
@@ -186,7 +191,7 @@ async fn assemble(
     observer: Option<Observer>,
 ) -> anyhow::Result<Shared> {
     store.beat(&Beat { node: &config.name, state: "starting", ruleset_version: 0 }).await?;
-    let runtime = Runtime::new(config.runtime.clone())?;
+    let runtime = Runtime::with_reader(config.runtime.clone(), Some(Arc::new(store.reads())))?;
     let mut sources = BTreeMap::new();
     let mut targets = HashMap::new();
     for (name, bus_config) in &config.buses {
@@ -208,16 +213,20 @@ async fn assemble(
     let (settler, task) = Settler::new(store.clone(), config.name.clone(), config.settle.clone());
     let token = drain.token();
     drain.spawn_service("settler", task.run(token.finished, token.quit));
+    let (outbox, committed) = mpsc::channel(outbox::QUEUE);
+    let outputs = Outputs::new(targets);
     let dispatcher = Dispatcher::new(Parts {
         concurrency: config.concurrency,
         store: store.clone(),
         runtime,
         settler,
-        outputs: Outputs::new(targets),
+        outputs: outputs.clone(),
+        outbox,
         drain: drain.clone(),
         observer,
     });
-    Ok(Shared {
+    let (outbox_due, due) = watch::channel(None);
+    let shared = Shared {
         name: config.name.clone(),
         store,
         dispatcher,
@@ -229,11 +238,15 @@ async fn assemble(
         dev: config.dev,
         sources,
         reloaded: Arc::default(),
-    })
+        outbox_due,
+    };
+    let relay = Relay { shared: shared.clone(), outputs, committed, due };
+    shared.drain.spawn_service("outbox", relay.run());
+    Ok(shared)
 }
 
 fn start(shared: &Shared) {
-    let (planes, planes_queue) = tokio::sync::watch::channel(None);
+    let (planes, planes_queue) = watch::channel(None);
     let (notices, notices_queue) = mpsc::channel(256);
     let drain = &shared.drain;
     drain.spawn_service("rules", rules::follow(shared.clone(), planes));

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 
 use crate::bus::Publishing;
@@ -116,10 +116,7 @@ impl Outputs {
                 }
             }
             for (output, ack) in acknowledgements {
-                ack.await.map_err(|error| match error.kind() {
-                    PublishErrorKind::StreamNotFound => OutputError::NoStream(output.subject.clone()),
-                    _ => failed(output, &error),
-                })?;
+                ack.await.map_err(|error| refused(output, &error))?;
             }
             Ok(())
         };
@@ -130,6 +127,36 @@ impl Outputs {
                 message: format!("no acknowledgement within {} s", PUBLISH_TIMEOUT.as_secs()),
             }),
         }
+    }
+}
+
+impl Outputs {
+    /// Publishes each of `outputs` that can be, in order, and says of each how that went.
+    pub async fn publish_each(&self, outputs: &[Output]) -> Vec<Result<(), OutputError>> {
+        let deadline = tokio::time::Instant::now() + PUBLISH_TIMEOUT;
+        let late =
+            |output: &Output| failed(output, &format!("no acknowledgement within {} s", PUBLISH_TIMEOUT.as_secs()));
+        let mut sent = Vec::with_capacity(outputs.len());
+        for output in outputs {
+            let sending = async {
+                let target = self.targets.get(&output.bus).ok_or_else(|| OutputError::NoBus(output.bus.clone()))?;
+                send(target, output).await
+            };
+            let ack = tokio::time::timeout_at(deadline, sending).await.unwrap_or_else(|_| Err(late(output)));
+            sent.push((output, ack));
+        }
+        let mut results = Vec::with_capacity(outputs.len());
+        for (output, ack) in sent {
+            results.push(match ack {
+                Ok(Some(ack)) => match tokio::time::timeout_at(deadline, ack.into_future()).await {
+                    Ok(stored) => stored.map(drop).map_err(|error| refused(output, &error)),
+                    Err(_) => Err(late(output)),
+                },
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            });
+        }
+        results
     }
 }
 
@@ -153,6 +180,13 @@ async fn send(
             let sent = target.bus.client.publish_with_headers(output.subject.clone(), headers, payload).await;
             sent.map(|()| None).map_err(|error| failed(output, &error))
         }
+    }
+}
+
+fn refused(output: &Output, error: &PublishError) -> OutputError {
+    match error.kind() {
+        PublishErrorKind::StreamNotFound => OutputError::NoStream(output.subject.clone()),
+        _ => failed(output, error),
     }
 }
 

@@ -12,6 +12,7 @@ mod host;
 mod limits;
 mod logs;
 mod outputs;
+mod sql;
 
 pub mod bare;
 #[cfg(test)]
@@ -36,6 +37,7 @@ use self::cache::Cache;
 use self::host::{HostState, wit};
 use crate::delivery::{Outcome, Report};
 use crate::event::Event;
+use crate::function::sql::Reader;
 use crate::function::{FunctionSpec, hex};
 
 /// Components that are compiled at once: each takes a core for as long as it takes.
@@ -123,6 +125,7 @@ pub struct LoadedFunction {
     info: ComponentInfo,
     spec: Arc<FunctionSpec>,
     cached: bool,
+    reader: Option<Arc<dyn Reader>>,
     pre: wit::FunctionPre<HostState>,
 }
 
@@ -164,6 +167,7 @@ pub struct Runtime(Arc<Inner>);
 
 struct Inner {
     config: RuntimeConfig,
+    reader: Option<Arc<dyn Reader>>,
     engine: Engine,
     linker: Linker<HostState>,
     cache: Option<Cache>,
@@ -180,11 +184,20 @@ impl std::fmt::Debug for Runtime {
 }
 
 impl Runtime {
-    /// Reserves the pool, opens the cache and starts the epoch thread.
+    /// Reserves the pool, opens the cache and starts the epoch thread. Functions that read by SQL are told that there is
+    /// no database.
     ///
     /// # Errors
     /// When the host gives no memory, no thread, or no private cache directory.
     pub fn new(config: RuntimeConfig) -> Result<Self, RuntimeError> {
+        Self::with_reader(config, None)
+    }
+
+    /// A runtime whose functions read by SQL through `reader`.
+    ///
+    /// # Errors
+    /// Those of `new`.
+    pub fn with_reader(config: RuntimeConfig, reader: Option<Arc<dyn Reader>>) -> Result<Self, RuntimeError> {
         let (engine, profile) = engine::build(&config)?;
         let slots = profile.slots(&config);
         let cache_dir = config.cache_dir.as_deref();
@@ -194,7 +207,7 @@ impl Runtime {
         engine::start_ticker(&engine, config.epoch_tick)?;
         let free = Semaphore::new(slots as usize);
         let compiling = Arc::new(Semaphore::new(COMPILATIONS));
-        Ok(Self(Arc::new(Inner { config, engine, linker, cache, slots, free, compiling })))
+        Ok(Self(Arc::new(Inner { config, reader, engine, linker, cache, slots, free, compiling })))
     }
 
     /// Compiles the component, or takes its compiled form from the cache, and links it. Off the reactor.
@@ -208,7 +221,8 @@ impl Runtime {
         let pre = component::link(&self.0.linker, &component, &spec.limits)?;
         let (imports, exports) = component::interfaces(&component);
         let info = ComponentInfo { digest: hex(&digest), size, imports, exports };
-        Ok(Arc::new(LoadedFunction { name: name.to_owned(), info, spec: Arc::new(spec.clone()), cached, pre }))
+        let (name, spec, reader) = (name.to_owned(), Arc::new(spec.clone()), self.0.reader.clone());
+        Ok(Arc::new(LoadedFunction { name, info, spec, cached, reader, pre }))
     }
 
     /// What `load` would give, for `deploy`: the compiled form stays in the cache, so that it is not done twice.

@@ -2,7 +2,10 @@
 //!
 //! Invariant: `settle` returns only after the transaction that holds the record was committed. A database that is away
 //! is waited for, for ever: nothing is dropped, and whoever waits holds its message unacknowledged. A record that the
-//! database refuses is separated from its group, so that it cannot hold up the others.
+//! database refuses is separated from its group, so that it cannot hold up the others. Deliveries that run statements
+//! of functions have groups of their own: however slow those are, the others do not wait for them.
+
+mod batch;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,11 +14,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::delivery::DeliveryId;
 use crate::event::{Event, codec};
-use crate::store::settle::{Group, Next, Record, Rejected, Unmatched, Verdict};
+use crate::store::settle::{Group, Next, Record, Refusal, Rejected, Unmatched};
 use crate::store::{Store, StoreError};
 use crate::telemetry;
+
+use self::batch::{Batch, Item};
 
 /// When a group is closed.
 #[derive(Clone, Debug)]
@@ -52,8 +56,14 @@ const SAMPLE_BYTES: usize = 64 << 10;
 /// How often counts of unmatched events are written when nothing else is.
 const UNMATCHED_FLUSH: Duration = Duration::from_secs(1);
 
+/// Deliveries in a group of those that run statements: the locks of all are held until the last has run.
+const EFFECTS_COUNT: usize = 100;
+
+/// Connections that may be lost while the statements of one delivery run before they are taken to be the cause.
+const INTERRUPTIONS: u32 = 3;
+
 /// How a record ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Settled {
     /// It is in the database.
     Fresh,
@@ -61,27 +71,15 @@ pub enum Settled {
     Duplicate,
     /// It was read under a lease that has passed on: nothing was written, and its source must not be told anything.
     Fenced,
-}
-
-impl Verdict {
-    fn of(&self, id: DeliveryId) -> Settled {
-        match id {
-            id if self.fenced.contains(&id) => Settled::Fenced,
-            id if self.stale.contains(&id) => Settled::Duplicate,
-            _ => Settled::Fresh,
-        }
-    }
-}
-
-enum Item {
-    Record(Box<Record>, oneshot::Sender<Settled>),
-    Rejected(Box<Rejected>, oneshot::Sender<Settled>),
+    /// The database refused its statements: nothing was written, and the attempt has failed.
+    Refused(Refusal),
 }
 
 /// Hands records to the settler. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Settler {
     items: mpsc::Sender<Item>,
+    effects: mpsc::Sender<Item>,
     unmatched: mpsc::Sender<Unheard>,
     store_up: watch::Receiver<bool>,
 }
@@ -98,17 +96,30 @@ impl Settler {
         let (items, queue) = mpsc::channel(QUEUE);
         let (unmatched, unmatched_queue) = mpsc::channel(QUEUE);
         let (up, store_up) = watch::channel(true);
-        let task = SettlerTask { store, node, config, queue, unmatched_queue, up, counts: HashMap::new() };
-        (Self { items, unmatched, store_up }, task)
+        let (effects, effects_queue) = mpsc::channel(QUEUE);
+        let few = Config { group_count: config.group_count.min(EFFECTS_COUNT), ..config.clone() };
+        let plain = Worker { store, node, config, queue, unmatched_queue, up, counts: HashMap::new() };
+        let effects_worker = Worker {
+            store: plain.store.clone(),
+            node: plain.node.clone(),
+            config: few,
+            queue: effects_queue,
+            // Nobody counts here.
+            unmatched_queue: mpsc::channel(1).1,
+            up: plain.up.clone(),
+            counts: HashMap::new(),
+        };
+        (Self { items, effects, unmatched, store_up }, SettlerTask { plain, effects: effects_worker })
     }
 
-    /// Settles `record`: returns after the commit.
+    /// Settles `record`: returns after the commit, or with why its statements were refused.
     ///
     /// # Errors
     /// `Ended` when the node quits; the record may or may not be in the database then.
     pub async fn settle(&self, record: Record) -> Result<Settled, Ended> {
         let (done, wait) = oneshot::channel();
-        self.items.send(Item::Record(Box::new(record), done)).await.map_err(|_| Ended)?;
+        let items = if record.effects.is_some() { &self.effects } else { &self.items };
+        items.send(Item::Record(Box::new(record), done)).await.map_err(|_| Ended)?;
         wait.await.map_err(|_| Ended)
     }
 
@@ -152,6 +163,19 @@ type Count = (u64, Option<Vec<u8>>);
 /// The task of a settler.
 #[derive(Debug)]
 pub struct SettlerTask {
+    plain: Worker,
+    effects: Worker,
+}
+
+impl SettlerTask {
+    /// Works until `finished` (when nobody settles any more) or `quit`.
+    pub async fn run(self, finished: CancellationToken, quit: CancellationToken) {
+        tokio::join!(self.plain.run(&finished, &quit), self.effects.run(&finished, &quit));
+    }
+}
+
+#[derive(Debug)]
+struct Worker {
     store: Store,
     node: String,
     config: Config,
@@ -161,42 +185,8 @@ pub struct SettlerTask {
     counts: HashMap<Kind, Count>,
 }
 
-#[derive(Default)]
-struct Batch {
-    group: Group,
-    waiting: Vec<oneshot::Sender<Settled>>,
-    rejected_waiting: Vec<oneshot::Sender<Settled>>,
-    bytes: usize,
-}
-
-impl Batch {
-    fn push(&mut self, item: Item) {
-        match item {
-            Item::Record(record, done) => {
-                self.bytes += match &record.next {
-                    Next::Park { event, .. } | Next::Dead { event, .. } => event.len(),
-                    Next::Done | Next::Void => 0,
-                };
-                self.bytes += record.attempts.iter().flat_map(|a| &a.logs).map(|l| l.message.len()).sum::<usize>();
-                self.group.records.push(*record);
-                self.waiting.push(done);
-            }
-            Item::Rejected(rejected, done) => {
-                self.bytes += rejected.raw.len();
-                self.group.rejected.push(*rejected);
-                self.rejected_waiting.push(done);
-            }
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.group.records.len() + self.group.rejected.len()
-    }
-}
-
-impl SettlerTask {
-    /// Works until `finished` (when nobody settles any more) or `quit`.
-    pub async fn run(mut self, finished: CancellationToken, quit: CancellationToken) {
+impl Worker {
+    async fn run(mut self, finished: &CancellationToken, quit: &CancellationToken) {
         let mut flush = tokio::time::interval(UNMATCHED_FLUSH);
         flush.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -221,14 +211,14 @@ impl SettlerTask {
                 batch.push(first);
                 self.fill(&mut batch).await;
             }
-            if !self.commit(batch, &quit).await {
+            if !self.commit(batch, quit).await {
                 return;
             }
         }
         while let Ok(unheard) = self.unmatched_queue.try_recv() {
             self.count(unheard);
         }
-        self.commit(Batch::default(), &quit).await;
+        self.commit(Batch::default(), quit).await;
     }
 
     async fn fill(&mut self, batch: &mut Batch) {
@@ -266,27 +256,31 @@ impl SettlerTask {
         if batch.group.is_empty() {
             return true;
         }
-        let mut tries = 0_u32;
+        let (mut tries, mut interruptions) = (0_u32, 0_u32);
         loop {
             let began = Instant::now();
             let error = match self.store.settle(&self.node, &batch.group).await {
                 Ok(verdict) => {
                     self.up.send_if_modified(|up| !std::mem::replace(up, true));
-                    telemetry::settled(batch.len(), began.elapsed());
-                    for (record, done) in batch.group.records.iter().zip(batch.waiting) {
-                        // Whoever waited may be gone: the node is quitting.
-                        let _ = done.send(verdict.of(record.subject.id));
+                    telemetry::settled(batch.len() - verdict.left.len(), began.elapsed());
+                    batch = batch.answer(verdict);
+                    if batch.len() == 0 {
+                        return true;
                     }
-                    for (rejected, done) in batch.group.rejected.iter().zip(batch.rejected_waiting) {
-                        let _ = done.send(verdict.of(rejected.id));
-                    }
-                    return true;
+                    (tries, interruptions) = (0, 0);
+                    continue;
                 }
                 Err(error) => error,
             };
-            if !error.is_transient() && batch.len() > 1 {
+            interruptions += u32::from(matches!(error, StoreError::Interrupted(_)));
+            let suspect = interruptions >= INTERRUPTIONS;
+            if (!error.is_transient() || suspect) && batch.len() > 1 {
                 tracing::warn!(%error, records = batch.len(), "settling one by one: the database refused the group");
                 return Box::pin(self.commit_apart(batch, quit)).await;
+            }
+            if (!error.is_transient() || suspect) && batch.is_single_with_effects() {
+                batch.refuse(&error.to_string());
+                return true;
             }
             if !error.is_transient() && Self::disarm(&mut batch.group, &error) {
                 continue;
@@ -302,21 +296,12 @@ impl SettlerTask {
     }
 
     async fn commit_apart(&mut self, batch: Batch, quit: &CancellationToken) -> bool {
-        let Batch { group, waiting, rejected_waiting, .. } = batch;
-        let single = |item| {
-            let mut batch = Batch::default();
-            batch.push(item);
-            batch
-        };
-        let records = group.records.into_iter().zip(waiting).map(|(r, done)| Item::Record(Box::new(r), done));
-        let rejected =
-            group.rejected.into_iter().zip(rejected_waiting).map(|(r, done)| Item::Rejected(Box::new(r), done));
-        for item in records.chain(rejected) {
-            if !self.commit(single(item), quit).await {
+        let (items, rest) = batch.apart();
+        for item in items {
+            if !self.commit(Batch::single(item), quit).await {
                 return false;
             }
         }
-        let rest = Batch { group: Group { unmatched: group.unmatched, ..Group::default() }, ..Batch::default() };
         self.commit(rest, quit).await
     }
 

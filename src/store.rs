@@ -8,8 +8,10 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use sqlx::migrate::Migrator;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::pool::PoolConnectionMetadata;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::types::Uuid;
 use sqlx::{ConnectOptions as _, Connection as _};
 
@@ -21,7 +23,9 @@ pub mod dead_letters;
 pub mod events;
 pub mod feeds;
 pub mod functions;
+pub mod guest;
 pub mod listen;
+pub mod outbox;
 pub mod parked;
 pub mod partitions;
 pub mod rules;
@@ -40,6 +44,12 @@ pub enum StoreError {
     /// The server could not be reached or dropped the connection; the same call may go through later.
     #[error("postgres is not reachable: {0}")]
     Unreachable(#[source] sqlx::Error),
+    /// The connection was lost while a function's statements ran, perhaps because of them.
+    #[error("the connection to postgres was lost while a function's statements ran: {0}")]
+    Interrupted(#[source] sqlx::Error),
+    /// Other nodes settled the same deliveries again and again.
+    #[error("other nodes settled the same deliveries meanwhile")]
+    Overtaken,
     /// The tables are not there or not of this program's version.
     #[error("{0}; run `oncue migrate`")]
     Schema(String),
@@ -95,7 +105,7 @@ impl StoreError {
     /// Whether the same call may go through later without anything being changed.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unreachable(_))
+        matches!(self, Self::Unreachable(_) | Self::Interrupted(_) | Self::Overtaken)
     }
 }
 
@@ -153,14 +163,7 @@ impl Store {
             // A connection that lay idle may be one that a restart of the server or the network ended. Asking each one
             // before each use would double the statements of an idle node.
             .test_before_acquire(false)
-            .before_acquire(|connection, about| {
-                Box::pin(async move {
-                    if about.idle_for > IDLE_TRUSTED {
-                        connection.ping().await?;
-                    }
-                    Ok(true)
-                })
-            })
+            .before_acquire(ping_idle)
             .connect_lazy_with(options.clone());
         Ok(Self { pool, options, process: Uuid::new_v4() })
     }
@@ -195,6 +198,17 @@ impl Store {
     pub async fn close(&self) {
         self.pool.close().await;
     }
+}
+
+/// Whether an idle connection can be handed out.
+#[allow(clippy::needless_pass_by_value)] // the signature is the pool's
+fn ping_idle(connection: &mut PgConnection, about: PoolConnectionMetadata) -> BoxFuture<'_, Result<bool, sqlx::Error>> {
+    Box::pin(async move {
+        if about.idle_for > IDLE_TRUSTED {
+            connection.ping().await?;
+        }
+        Ok(true)
+    })
 }
 
 /// `text` as Postgres can hold it in a `text` column: NUL becomes U+FFFD.

@@ -63,6 +63,12 @@ pub const FEED_LAG_SECONDS: &str = "oncue_feed_lag_seconds";
 pub const TRIGGER_STATE: &str = "oncue_trigger_state";
 /// Deliveries that wait for another try.
 pub const PARKED: &str = "oncue_parked";
+/// Events that functions with SQL effects emitted and that were published after their commit.
+pub const OUTBOX_PUBLISHED: &str = "oncue_outbox_published_total";
+/// Events in the outbox.
+pub const OUTBOX_PENDING: &str = "oncue_outbox_pending";
+/// Age of the oldest event in the outbox.
+pub const OUTBOX_OLDEST: &str = "oncue_outbox_oldest_seconds";
 /// Rules in the loaded snapshot.
 pub const RULES_LOADED: &str = "oncue_rules_loaded";
 /// Rules left out of the snapshot because they are wrong.
@@ -104,6 +110,7 @@ const COUNTERS: &[(&str, &str)] = &[
     (SLOW_CONSUMER_DROPS, "Messages that core NATS dropped because this node was too slow: lost."),
     (RECONNECTS, "Connections to a bus that were lost and made again."),
     (DEAD_LETTERS, "Deliveries that became dead letters, by error class."),
+    (OUTBOX_PUBLISHED, "Events published from the outbox."),
 ];
 const GAUGES: &[(&str, &str)] = &[
     (IN_FLIGHT_EVENTS, "Events read and not settled."),
@@ -116,6 +123,8 @@ const GAUGES: &[(&str, &str)] = &[
     (FEED_LAG_SECONDS, "Age of the transaction that a feed received last."),
     (TRIGGER_STATE, "0 paused, 1 active, 2 stalled, 3 gap, 4 error, 5 standby."),
     (PARKED, "Deliveries that wait for another try."),
+    (OUTBOX_PENDING, "Events that are committed and not yet published."),
+    (OUTBOX_OLDEST, "Age of the oldest event in the outbox."),
     (RULES_LOADED, "Rules in the loaded snapshot."),
     (RULES_QUARANTINED, "Rules left out of the snapshot because they are wrong."),
     (RULESET_VERSION, "Version of the loaded snapshot."),
@@ -273,6 +282,18 @@ pub fn parked(count: u64) {
     gauge!(PARKED).set(count as f64);
 }
 
+/// `count` events wait in the outbox, the oldest for `seconds`.
+#[expect(clippy::cast_precision_loss, reason = "a table has fewer than 2^53 rows")]
+pub fn outbox(count: u64, seconds: f64) {
+    gauge!(OUTBOX_PENDING).set(count as f64);
+    gauge!(OUTBOX_OLDEST).set(seconds);
+}
+
+/// `count` events were published from the outbox.
+pub fn relayed(count: usize) {
+    counter!(OUTBOX_PUBLISHED).increment(count as u64);
+}
+
 /// A delivery became a dead letter.
 pub fn dead_letter(rule: &str, class: &str) {
     counter!(DEAD_LETTERS, "rule" => rule.to_owned(), "class" => class.to_owned()).increment(1);
@@ -318,6 +339,8 @@ mod tests {
         slow_consumer_dropped("telemetry-test", 1);
         reconnected("telemetry-test");
         parked(4);
+        outbox(2, 0.5);
+        relayed(1);
         dead_letter("telemetry-test", "trap");
         rules_loaded(5, 1, 42);
         store_up(true);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::function::{FunctionSpec, Limits};
+use crate::function::{FunctionSpec, Grants, Limits, SqlGrant};
 use crate::pattern::Json;
 use crate::retry::RetryPolicy;
 use crate::rules::{OnFailure, Rule, Target};
@@ -125,11 +125,23 @@ pub fn function_form(spec: &FunctionSpec) -> Form {
     if !limits.is_empty() {
         form.insert("limits".to_owned(), limits.into());
     }
-    if !spec.grants.publish.is_empty() {
-        form.insert("grants".to_owned(), json!({ "publish": spec.grants.publish }));
+    let grants = grants_form(&spec.grants);
+    if !grants.is_empty() {
+        form.insert("grants".to_owned(), grants.into());
     }
     if !spec.config.is_empty() {
         form.insert("config".to_owned(), json!(spec.config));
+    }
+    form
+}
+
+fn grants_form(grants: &Grants) -> Form {
+    let mut form = Form::new();
+    if !grants.publish.is_empty() {
+        form.insert("publish".to_owned(), json!(grants.publish));
+    }
+    if let Some(SqlGrant { role }) = &grants.sql {
+        form.insert("sql".to_owned(), json!({ "role": role }));
     }
     form
 }

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::function::{FunctionSpec, Grants, Limits};
+use crate::function::{FunctionSpec, Grants, Limits, SqlGrant};
 use crate::pattern::Json;
 
 use super::error::{ConfigError, Place};
@@ -16,6 +16,10 @@ use super::values::{NAME_FORM, is_name};
 const KEYS: &[&str] = &["component", "build", "limits", "grants", "config"];
 const LIMIT_KEYS: &[&str] = &["timeout", "memory", "fuel", "concurrency", "output", "output_events", "log"];
 const GRANT_KEYS: &[&str] = &["publish", "sql", "http", "secrets"];
+/// Those that this version does not know.
+const GRANTS_TO_COME: &[&str] = &["http", "secrets"];
+/// Longest name of a role (NAMEDATALEN less one).
+const ROLE_MAX: usize = 63;
 
 /// How a component is made from its source.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,7 +75,7 @@ pub(super) fn read(name: &str, node: &Node, path: &str, base: &Path) -> Result<F
     })
 }
 
-/// What options of the command line add to `spec`: limits as in `timeout=5s`, publish grants, values.
+/// What options of the command line add to `spec`: limits as in `timeout=5s`, publish grants, a role for SQL, values.
 ///
 /// # Errors
 /// The option that is not as its key wants.
@@ -79,6 +83,7 @@ pub fn add_options(
     spec: &mut FunctionSpec,
     limits: &[(String, String)],
     publish: &[String],
+    role: Option<&str>,
     values: &[(String, String)],
 ) -> Result<(), ConfigError> {
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
@@ -88,7 +93,12 @@ pub fn add_options(
     if !publish.is_empty() {
         let grants = Json::Array(publish.iter().map(Json::string).collect());
         let node = Node::from_json(Json::object(vec![("publish".to_owned(), grants)]));
-        spec.grants = read_grants(&Field { node: &node, path: "grants".to_owned() })?;
+        spec.grants.publish = read_grants(&Field { node: &node, path: "grants".to_owned() })?.publish;
+    }
+    if let Some(role) = role {
+        let grant = Json::object(vec![("role".to_owned(), Json::string(role))]);
+        let node = Node::from_json(grant);
+        spec.grants.sql = Some(read_sql(&Field { node: &node, path: "grants.sql".to_owned() })?);
     }
     spec.config.extend(values.iter().cloned());
     Ok(())
@@ -132,14 +142,29 @@ fn read_limits(field: &Field<'_>, limits: &mut Limits) -> Result<(), ConfigError
 
 fn read_grants(field: &Field<'_>) -> Result<Grants, ConfigError> {
     let section = Section::open(field.node, &field.path, GRANT_KEYS)?;
-    if let Some(key) = GRANT_KEYS.iter().skip(1).find(|key| section.get(key).is_some()) {
-        let fix = "remove it; this version grants `publish`".to_owned();
+    if let Some(key) = GRANTS_TO_COME.iter().find(|key| section.get(key).is_some()) {
+        let fix = "remove it; this version grants `publish` and `sql`".to_owned();
         return Err(section.error(key, format!("the grant `{key}` is not supported by this version"), fix));
     }
-    let Some(field) = section.get("publish") else { return Ok(Grants::default()) };
-    let items = field.list()?;
-    items.iter().try_for_each(check_grant)?;
-    Ok(Grants { publish: field.words()? })
+    let mut grants = Grants::default();
+    if let Some(field) = section.get("publish") {
+        field.list()?.iter().try_for_each(check_grant)?;
+        grants.publish = field.words()?;
+    }
+    grants.sql = section.get("sql").map(|field| read_sql(&field)).transpose()?;
+    Ok(grants)
+}
+
+fn read_sql(field: &Field<'_>) -> Result<SqlGrant, ConfigError> {
+    let section = Section::open(field.node, &field.path, &["role"])?;
+    let field = section.required("role", "\"mailer\"")?;
+    let role = field.word()?;
+    // Both mean something else where a role is set; no role can have these names.
+    if role.len() > ROLE_MAX || role.contains('\0') || matches!(role, "none" | "public") {
+        let fix = "it is a role of Postgres: `create role mailer nologin; grant mailer to CURRENT_USER;`";
+        return Err(field.error(format!("{role:?} cannot be the name of a role"), fix));
+    }
+    Ok(SqlGrant { role: role.to_owned() })
 }
 
 fn check_grant(field: &Field<'_>) -> Result<(), ConfigError> {

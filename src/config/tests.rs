@@ -118,7 +118,12 @@ const MISTAKES: &[(&str, &str)] = &[
     (
         "[function.welcome]\ncomponent = \"w.wasm\"\ngrants = { http = [\"https://x\"] }",
         "oncue.toml:3:19: function.welcome.grants.http: the grant `http` is not supported by this version; \
-         remove it; this version grants `publish`",
+         remove it; this version grants `publish` and `sql`",
+    ),
+    (
+        "[function.welcome]\ncomponent = \"w.wasm\"\ngrants = { sql = { role = \"none\" } }",
+        "oncue.toml:3:27: function.welcome.grants.sql.role: \"none\" cannot be the name of a role; \
+         it is a role of Postgres: `create role mailer nologin; grant mailer to CURRENT_USER;`",
     ),
     (
         "[function.welcome]\ncomponent = \"w.wasm\"\ngrants = { publish = [\"events/a\", \"mail\"] }",
@@ -259,7 +264,7 @@ publication = "q"
 component = "w.wasm"
 build = { command = "make \"x\"", watch = ["src/**"] }
 limits = { timeout = "250ms", memory = "1000000B", fuel = 5, concurrency = 2, output = "1KiB", output_events = 3, log = "0B" }
-grants = { publish = ["events/mail.*"] }
+grants = { publish = ["events/mail.*"], sql = { role = "Mail er" } }
 config = { KEY = "v\n'\"", "a b" = "", "q\"\u007f" = "\u0000\u0085" }
 
 [[rule]]

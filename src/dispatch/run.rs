@@ -3,27 +3,25 @@
 //! Invariant: `run` returns after its record was committed, or with `Abandoned` and the ticket unreleased. Permits are
 //! held only while a function runs, never while its outcome is settled.
 
+mod attempt;
 mod delivery;
+mod effects;
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use time::OffsetDateTime;
-
-use crate::delivery::{DeliveryId, History, Outcome, Report, Settlement, settle};
-use crate::event::{Event, codec};
+use crate::delivery::{DeliveryId, History, Report, Settlement, settle};
+use crate::event::codec;
 use crate::outputs::Output;
-use crate::rules::Target;
-use crate::runtime::CallContext;
 use crate::settle::Settled;
 use crate::store::settle::{AttemptRow, Next, Record};
 use crate::telemetry;
 
 use super::Inner;
-use super::functions::Version;
 use super::observe::{Seen, SeenAttempt};
 use super::ownership::Pressure;
 
+use self::attempt::Tried;
+use self::delivery::Leaving;
 pub(super) use self::delivery::{Delivery, NotRunnable};
 
 /// A message that its source has sent this often without ever being settled may be what kills nodes: it is parked
@@ -40,6 +38,35 @@ pub(super) enum Ended {
     Parked,
     /// The node quit before it was settled.
     Abandoned,
+}
+
+/// What the tries of a delivery came to.
+enum Tries {
+    /// This is to be settled.
+    Ended(Vec<AttemptRow>, Next),
+    /// It was settled together with its statements; none when the node quit before.
+    Settled(Option<Settled>),
+}
+
+/// What is said of a delivery that was settled.
+#[derive(Clone, Copy)]
+struct Fate {
+    name: &'static str,
+    class: Option<&'static str>,
+    due: Option<Duration>,
+}
+
+impl Fate {
+    const DONE: Self = Self { name: "done", class: None, due: None };
+
+    fn of(next: &Next) -> Self {
+        let (class, due) = match next {
+            Next::Done | Next::Void => (None, None),
+            Next::Park { after_ms, .. } => (None, Some(Duration::from_millis(*after_ms))),
+            Next::Dead { class, .. } => (Some(*class), None),
+        };
+        Self { name: next_name(next), class, due }
+    }
 }
 
 impl Inner {
@@ -61,7 +88,8 @@ impl Inner {
             }
         }
         match self.attempts(&delivery).await {
-            Some((attempts, next)) => self.settle(delivery, attempts, next).await,
+            Some(Tries::Ended(attempts, next)) => self.settle(delivery, attempts, next).await,
+            Some(Tries::Settled(settled)) => self.left(delivery.leave().2, Fate::DONE, settled.as_ref()),
             None => self.abandon(delivery).await,
         }
     }
@@ -110,19 +138,26 @@ impl Inner {
         }
     }
 
-    /// Tries until there is something to settle; none when the node stops before the first try began.
-    async fn attempts(&self, delivery: &Delivery) -> Option<(Vec<AttemptRow>, Next)> {
+    /// Tries until it is settled or there is something to settle; none when the node stops before the first try began.
+    async fn attempts(&self, delivery: &Delivery) -> Option<Tries> {
         let began = Instant::now();
         let mut rows = Vec::with_capacity(1);
         loop {
             let inline = u32::try_from(rows.len()).unwrap_or(u32::MAX) + 1;
             let attempt = delivery.attempts_before + inline;
-            let Some((report, outputs)) = self.attempt(delivery, attempt).await else {
+            let Some(mut tried) = self.attempt(delivery, attempt).await else {
                 let last = rows.last_mut()?;
                 // A try failed and the node stops before the next: what is due later is tried elsewhere.
                 AttemptRow::park(last);
-                return Some((rows, delivery.park("stopped", None, Duration::ZERO, false)));
+                return Some(Tries::Ended(rows, delivery.park("stopped", None, Duration::ZERO, false)));
             };
+            if let Some(sql) = tried.sql.take() {
+                match self.apply(delivery, rows.clone(), attempt, &tried, sql).await {
+                    Ok(settled) => return Some(Tries::Settled(settled)),
+                    Err(refused) => tried = Tried::from(Report { outcome: refused, ..tried.report }),
+                }
+            }
+            let Tried { report, outputs, .. } = tried;
             let history = History {
                 attempts: attempt,
                 inline,
@@ -147,51 +182,52 @@ impl Inner {
                     digest: self.version(delivery).map(|v| v.digest.clone()),
                 },
             };
-            return Some((rows, next));
+            return Some(Tries::Ended(rows, next));
         }
     }
 
     async fn settle(&self, delivery: Delivery, attempts: Vec<AttemptRow>, next: Next) -> Ended {
-        let Delivery { subject, claim, suspect, ownership, ticket, attempts_before, .. } = delivery;
-        let attempts_total = attempts_before + u32::try_from(attempts.len()).unwrap_or(u32::MAX);
-        let due = match &next {
-            Next::Park { after_ms, .. } => Some(Duration::from_millis(*after_ms)),
-            _ => None,
-        };
-        let (rule, name) = (subject.rule.clone(), next_name(&next));
-        let class = match &next {
-            Next::Dead { class, .. } => Some(*class),
-            _ => None,
-        };
-        // What waits until this one has ended: later ones of its key, and the next suspect.
-        let next_waits = claim.is_some() && (subject.ordering_key.is_some() || suspect);
-        let fence = ownership.map(|o| o.fence());
-        let settled = self.settler.settle(Record { subject, fence, attempts, claim, attempts_total, next }).await;
+        let fate = Fate::of(&next);
+        let attempts_total = delivery.attempts_before + u32::try_from(attempts.len()).unwrap_or(u32::MAX);
+        let (subject, fence, leaving) = delivery.leave();
+        let claim = leaving.claim;
+        let record = Record { subject, fence, attempts, claim, attempts_total, next, effects: None };
+        let settled = self.settler.settle(record).await.ok();
+        self.left(leaving, fate, settled.as_ref())
+    }
+
+    /// Says that a delivery was settled; none if the node quit before it was.
+    fn left(&self, leaving: Leaving, fate: Fate, settled: Option<&Settled>) -> Ended {
+        let Leaving { rule, claim, next_waits, ticket } = leaving;
         if let Some(token) = claim {
             self.lanes.unclaimed(token);
         }
-        let Ok(settled) = settled else { return Ended::Abandoned };
-        if settled == Settled::Fenced {
-            // Another node reads the source now and runs it; this result must leave no trace.
-            telemetry::delivered(&rule, "fenced", 1);
-            return Ended::Abandoned;
+        match settled {
+            None => return Ended::Abandoned,
+            Some(Settled::Fenced) => {
+                // Another node reads the source now and runs it; this result must leave no trace.
+                telemetry::delivered(&rule, "fenced", 1);
+                return Ended::Abandoned;
+            }
+            Some(Settled::Duplicate) => {
+                ticket.settled();
+                telemetry::delivered(&rule, "duplicate", 1);
+                return Ended::Settled;
+            }
+            // Only statements are refused, and a delivery that has some is not left before they are not.
+            Some(Settled::Fresh | Settled::Refused(_)) => ticket.settled(),
         }
-        ticket.settled();
-        if settled == Settled::Duplicate {
-            telemetry::delivered(&rule, "duplicate", 1);
-            return Ended::Settled;
-        }
-        telemetry::delivered(&rule, name, 1);
-        if let Some(class) = class {
+        telemetry::delivered(&rule, fate.name, 1);
+        if let Some(class) = fate.class {
             telemetry::dead_letter(&rule, class);
         }
         if next_waits {
             self.due_in(Duration::ZERO);
         }
-        if let Some(due) = due {
+        if let Some(due) = fate.due {
             self.due_in(due);
         }
-        if due.is_some() { Ended::Parked } else { Ended::Settled }
+        if fate.due.is_some() { Ended::Parked } else { Ended::Settled }
     }
 
     pub(super) fn due_in(&self, after: Duration) {
@@ -203,103 +239,6 @@ impl Inner {
             }
             sooner
         });
-    }
-
-    fn version(&self, delivery: &Delivery) -> Option<Arc<Version>> {
-        let (name, version) = delivery.subject.function.as_ref()?;
-        self.functions.version(name, *version)
-    }
-
-    /// One try; none when the node stops before it began.
-    async fn attempt(&self, delivery: &Delivery, attempt: u32) -> Option<(Report, Vec<Output>)> {
-        if let Some(rate) = &delivery.rule.rule.rate {
-            let turn = self.rates.wait(&delivery.subject.rule, rate, delivery.rate_key.as_deref());
-            self.unless_stopped(turn).await?;
-        }
-        let done = match (&delivery.subject.function, &delivery.rule.rule.target) {
-            (Some((name, version)), _) => return self.invoke(delivery, attempt, name, *version).await,
-            (None, Target::Publish { bus, subject }) => self.forward(delivery, bus, subject).await,
-            (None, Target::Run { function, .. }) => {
-                let text = format!("the rule runs \"{function}\" now, but the delivery was parked to be published");
-                (broken(Outcome::Denied(text)), Vec::new())
-            }
-        };
-        Some(done)
-    }
-
-    async fn unless_stopped<T>(&self, turn: impl Future<Output = T>) -> Option<T> {
-        let stop = self.drain.token().stop_reading;
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => None,
-            turn = turn => Some(turn),
-        }
-    }
-
-    async fn forward(&self, delivery: &Delivery, bus: &str, subject: &str) -> (Report, Vec<Output>) {
-        let (started_at, began) = (OffsetDateTime::now_utc(), Instant::now());
-        let target = (bus.to_owned(), subject.to_owned());
-        let output = Output::new(delivery.subject.id, 0, &delivery.event, target, Event::clone(&delivery.event));
-        let (outcome, outputs) = match output {
-            Ok(output) => match self.outputs.publish(std::slice::from_ref(&output)).await {
-                Ok(()) => (Outcome::Ok(Vec::new()), vec![output]),
-                Err(error) => (Outcome::Output(error.to_string()), Vec::new()),
-            },
-            Err(error) => (Outcome::Denied(error.to_string()), Vec::new()),
-        };
-        let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        (Report { started_at, micros, ..broken(outcome) }, outputs)
-    }
-
-    async fn invoke(
-        &self,
-        delivery: &Delivery,
-        attempt: u32,
-        name: &str,
-        version: u32,
-    ) -> Option<(Report, Vec<Output>)> {
-        let Some(entry) = self.functions.version(name, version) else {
-            let text =
-                format!("function {name}@{version} is not there: `oncue function show {name}` lists its versions");
-            return Some((broken(Outcome::Broken(text)), Vec::new()));
-        };
-        let loaded = match self.unless_stopped(self.functions.load(&entry)).await? {
-            Ok(loaded) => loaded,
-            Err(error) => return Some((broken(Outcome::Broken(error)), Vec::new())),
-        };
-        let context = CallContext {
-            delivery_id: delivery.subject.id.to_string(),
-            attempt,
-            rule: delivery.subject.rule.clone(),
-            trigger: delivery.subject.trigger.clone(),
-            function: name.to_owned(),
-            version,
-        };
-        let mut report = {
-            // The function's permit first: a slow function's queue must not take the node's permits.
-            let _function = self.unless_stopped(entry.permits.acquire()).await?;
-            let _node = self.unless_stopped(self.permits.acquire()).await?;
-            self.functions.runtime().invoke(&loaded, &delivery.event, &context).await
-        };
-        telemetry::ran(name, report.outcome.class(), Duration::from_micros(report.micros), report.fuel);
-        let Outcome::Ok(events) = &mut report.outcome else { return Some((report, Vec::new())) };
-        match self.publish(delivery, &entry, std::mem::take(events)).await {
-            Ok(outputs) => Some((report, outputs)),
-            Err(outcome) => Some((Report { outcome, ..report }, Vec::new())),
-        }
-    }
-
-    async fn publish(
-        &self,
-        delivery: &Delivery,
-        version: &Version,
-        events: Vec<Event>,
-    ) -> Result<Vec<Output>, Outcome> {
-        let outputs = address(delivery, version, events).map_err(Outcome::Denied)?;
-        if !outputs.is_empty() {
-            self.outputs.publish(&outputs).await.map_err(|error| Outcome::Output(error.to_string()))?;
-        }
-        Ok(outputs)
     }
 
     fn watch(&self, delivery: &Delivery, attempt: u32, report: &Report, outputs: &[Output], settlement: &Settlement) {
@@ -331,31 +270,6 @@ impl Inner {
                 logs: report.logs.clone(),
             }))
         });
-    }
-}
-
-/// Gives every emitted event the bus that its grant names.
-fn address(delivery: &Delivery, version: &Version, events: Vec<Event>) -> Result<Vec<Output>, String> {
-    let route = |(index, event): (usize, Event)| {
-        let bus =
-            version.spec.grants.bus_for(&event.ty).ok_or_else(|| {
-                format!("publishing \"{0}\" is not granted: add \"BUS/{0}\" to grants.publish", event.ty)
-            })?;
-        let target = (bus.to_owned(), event.ty.clone());
-        Output::new(delivery.subject.id, index, &delivery.event, target, event).map_err(|error| error.to_string())
-    };
-    events.into_iter().enumerate().map(route).collect()
-}
-
-fn broken(outcome: Outcome) -> Report {
-    Report {
-        outcome,
-        started_at: OffsetDateTime::now_utc(),
-        micros: 0,
-        fuel: 0,
-        peak_memory: 0,
-        logs: Vec::new(),
-        logs_dropped: 0,
     }
 }
 

@@ -14,7 +14,7 @@ use crate::store::control::ControlPlane;
 use crate::store::listen::Changes;
 use crate::telemetry;
 
-use super::Shared;
+use super::{Shared, outbox};
 
 /// How often the version is asked for: below the two seconds in which a change must be seen.
 const POLL: Duration = Duration::from_millis(1_800);
@@ -62,6 +62,7 @@ pub(super) async fn follow(shared: Shared, planes: watch::Sender<Option<ControlP
                         loaded = None;
                     }
                     shared.dispatcher.due_in_ms(pulse.next_due_ms);
+                    outbox::due_in_ms(&shared, pulse.outbox_due_ms);
                 }
                 Err(error) => tracing::debug!(%error, "cannot ask for the version of the rules"),
             },

@@ -56,7 +56,10 @@ async fn tell(shared: &Shared, state: &str) {
         return;
     }
     match shared.store.parked_summary().await {
-        Ok(summary) => telemetry::parked(summary.count.unsigned_abs()),
+        Ok(summary) => {
+            telemetry::parked(summary.count.unsigned_abs());
+            telemetry::outbox(summary.outbox.unsigned_abs(), summary.outbox_seconds);
+        }
         Err(error) => tracing::debug!(%error, "cannot count what is parked"),
     }
 }

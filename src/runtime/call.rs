@@ -46,7 +46,11 @@ pub(super) async fn run(function: &LoadedFunction, event: &Event, context: &Call
     let limits = &function.spec.limits;
     let deadline = start + limits.timeout().min(TIMEOUT_MAX);
     let memory = limits.memory_bytes.min(ceiling);
-    let mut store = store(function.pre.engine(), HostState::new(&function.spec, context, memory, deadline), limits);
+    let mut store = store(
+        function.pre.engine(),
+        HostState::new(&function.spec, function.reader.clone(), context, memory, deadline),
+        limits,
+    );
     // The timer is only registered when the call waits for something, so that a plain call does not pay for it.
     let ended = tokio::time::timeout_at(deadline.into(), call(&function.pre, &mut store, event)).await;
     let fuel = limits.fuel - store.get_fuel().unwrap_or(0).min(limits.fuel);

@@ -109,7 +109,8 @@ fn encode(core: &[u8]) -> Bytes {
 
 /// Grants for the types that fixtures emit.
 pub(super) fn spec() -> FunctionSpec {
-    FunctionSpec { grants: Grants { publish: vec!["bus/mail.welcome".to_owned()] }, ..FunctionSpec::default() }
+    let grants = Grants { publish: vec!["bus/mail.welcome".to_owned()], sql: None };
+    FunctionSpec { grants, ..FunctionSpec::default() }
 }
 
 /// An event like those of the demo.

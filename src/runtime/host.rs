@@ -1,7 +1,8 @@
 //! What a guest can reach: the interfaces of `functions/wit`, and WASI without files, environment, arguments or network.
 //!
 //! Invariant: what is not linked here does not exist for a guest; `wasi:sockets` and `wasi:http` are not linked. Host
-//! functions only touch the state of their own call and never wait; the only waits are those of `wasi:io`.
+//! functions only touch the state of their own call; what waits is `wasi:io` and the reads of `sql`, and the timer around the
+//! call ends both.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,6 +22,7 @@ use super::limits::Limiter;
 use super::logs::{Logs, Stream};
 use super::outputs::Outputs;
 use crate::function::FunctionSpec;
+use crate::function::sql::Reader;
 
 /// Resources (pollables, streams) that a guest may hold at once.
 const RESOURCES_MAX: usize = 1_000;
@@ -33,6 +35,7 @@ mod bindings {
     wasmtime::component::bindgen!({
         path: "functions/wit",
         world: "function",
+        imports: { "oncue:function/sql.query": async },
         exports: { default: async },
         ownership: Borrowing { duplicate_if_necessary: true },
     });
@@ -44,29 +47,40 @@ pub(super) mod wit {
     pub use super::bindings::oncue::function::types::{Error, EventParam, EventResult as Event};
 }
 
+/// The interface `sql`, which is implemented beside this file.
+pub(super) use self::bindings::oncue::function::sql;
+
 /// The state of one call.
 pub(super) struct HostState {
     pub(super) limiter: Limiter,
     pub(super) outputs: Outputs,
     pub(super) logs: Logs,
     pub(super) deadline: Instant,
+    pub(super) spec: Arc<FunctionSpec>,
+    pub(super) reader: Option<Arc<dyn Reader>>,
     context: CallContext,
-    spec: Arc<FunctionSpec>,
     /// Made on the first use: seeding its random generators costs more than most guests' whole work.
     wasi: Option<WasiCtx>,
     resources: ResourceTable,
 }
 
 impl HostState {
-    /// The state of a call that is described by `context` and must end by `deadline`.
-    pub(super) fn new(spec: &Arc<FunctionSpec>, context: &CallContext, memory: u64, deadline: Instant) -> Self {
+    /// The state of a call that is described by `context`, reads through `reader` and must end by `deadline`.
+    pub(super) fn new(
+        spec: &Arc<FunctionSpec>,
+        reader: Option<Arc<dyn Reader>>,
+        context: &CallContext,
+        memory: u64,
+        deadline: Instant,
+    ) -> Self {
         Self {
             limiter: Limiter::new(memory),
             outputs: Outputs::new(Arc::clone(spec), &context.function),
             logs: Logs::new(spec.limits.log_bytes),
             deadline,
-            context: context.clone(),
             spec: Arc::clone(spec),
+            reader,
+            context: context.clone(),
             wasi: None,
             resources: ResourceTable::new(),
         }
@@ -170,10 +184,11 @@ fn link_io(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
 
 /// Whether a guest may import the interface `name`, for example `wasi:clocks/wall-clock@0.2.3`.
 pub(super) fn is_linked(name: &str) -> bool {
-    const OURS: [&str; 5] = [
+    const OURS: [&str; 6] = [
         "oncue:function/types@0.1.0",
         "oncue:function/context@0.1.0",
         "oncue:function/emitter@0.1.0",
+        "oncue:function/sql@0.1.0",
         "wasi:logging/logging@0.1.0-draft",
         "wasi:config/store@0.2.0-rc.1",
     ];

@@ -1,7 +1,7 @@
-//! The events that a call emits: checked, granted, bounded, and kept until the call has ended well.
+//! The effects of a call, events and SQL statements: checked, granted, bounded, and kept until the call has ended well.
 //!
 //! Invariant: nothing leaves this buffer before `handle` returned ok, and nothing at all if a limit was hit (no partial
-//! outputs). Ids are left as the guest gave them or empty: the dispatcher gives the deterministic ones.
+//! effects). Ids are left as the guest gave them or empty: the dispatcher gives the deterministic ones.
 
 use std::sync::Arc;
 
@@ -10,37 +10,41 @@ use time::OffsetDateTime;
 
 use super::host::wit;
 use super::logs;
-use crate::delivery::{Limit, Outcome};
+use crate::delivery::{Effects, Limit, Outcome};
 use crate::event::{AttributeValue, Event};
-use crate::function::{FunctionSpec, Limits};
+use crate::function::FunctionSpec;
+use crate::function::sql::{STATEMENTS_MAX, Statement};
 
 /// Longest name of an extension attribute (CloudEvents 1.0: names should not exceed 20 characters).
 const EXTENSION_NAME_MAX: usize = 20;
 /// Longest event type: it is also the subject that the event is published to.
 const TYPE_MAX: usize = 255;
-/// Bytes that an event and each of its extension attributes count beside their text.
+/// Bytes that an event, each of its extension attributes, and a statement count beside their text.
 const OVERHEAD: usize = 32;
+/// What a guest without the grant hears.
+pub(super) const MISSING_SQL: &str =
+    "SQL is not granted; deploy the function with the grant: grants = { sql = { role = \"ROLE\" } }";
 /// Names that are attributes of the envelope itself, so no extension may carry them (CloudEvents 1.0).
 const RESERVED: [&str; 9] =
     ["id", "source", "specversion", "type", "subject", "time", "data", "datacontenttype", "dataschema"];
 
-/// Why an event was not taken.
+/// Why an effect was not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refused {
-    /// It is no valid event, or no grant covers it.
+    /// It is not valid, or no grant covers it.
     #[error("{0}")]
     Denied(String),
-    /// The sum of a call's events is above its limit.
+    /// The sum of a call's effects is above its limit.
     #[error("{1}")]
     Limit(Limit, String),
 }
 
-/// The outputs of one call.
+/// The effects of one call.
 #[derive(Debug)]
 pub(super) struct Outputs {
     spec: Arc<FunctionSpec>,
     source: String,
-    events: Vec<Event>,
+    effects: Effects,
     bytes: u64,
     over: Option<(Limit, String)>,
 }
@@ -48,26 +52,38 @@ pub(super) struct Outputs {
 impl Outputs {
     /// Empty outputs of `function`.
     pub(super) fn new(spec: Arc<FunctionSpec>, function: &str) -> Self {
-        Self { spec, source: format!("oncue/{function}"), events: Vec::new(), bytes: 0, over: None }
+        Self { spec, source: format!("oncue/{function}"), effects: Effects::default(), bytes: 0, over: None }
     }
 
     /// Takes one event.
     pub(super) fn push(&mut self, event: wit::Event) -> Result<(), Refused> {
-        if let Err((limit, text)) = self.count(&event) {
-            self.over.get_or_insert_with(|| (limit, text.clone()));
-            return Err(Refused::Limit(limit, text));
-        }
+        self.count(&event)?;
         let event = convert(event, &self.source).map_err(Refused::Denied)?;
         if self.spec.grants.bus_for(&event.ty).is_none() {
             return Err(Refused::Denied(missing_grant(&event.ty)));
         }
-        self.events.push(event);
+        self.effects.events.push(event);
+        Ok(())
+    }
+
+    /// Takes one statement.
+    pub(super) fn execute(&mut self, statement: Statement) -> Result<(), Refused> {
+        if self.spec.grants.sql.is_none() {
+            return Err(Refused::Denied(MISSING_SQL.to_owned()));
+        }
+        if self.effects.statements.len() >= STATEMENTS_MAX {
+            let text = format!("buffered more than {STATEMENTS_MAX} statements; hand rows over as one `$1::jsonb`");
+            return Err(self.exceed(Limit::Statements, text));
+        }
+        self.weigh(OVERHEAD + statement.size())?;
+        statement.check().map_err(Refused::Denied)?;
+        self.effects.statements.push(statement);
         Ok(())
     }
 
     /// What the call comes to when `handle` returned `returned`: all its events, or why there are none.
     pub(super) fn finish(mut self, returned: Vec<wit::Event>) -> Outcome {
-        self.events.reserve(returned.len().min(self.spec.limits.output_events as usize));
+        self.effects.events.reserve(returned.len().min(self.spec.limits.output_events as usize));
         for event in returned {
             match self.push(event) {
                 Ok(()) => {}
@@ -77,20 +93,32 @@ impl Outputs {
         }
         match self.over {
             Some((limit, text)) => Outcome::Limit(limit, text),
-            None => Outcome::Ok(self.events),
+            None => Outcome::Ok(self.effects),
         }
     }
 
-    fn count(&mut self, event: &wit::Event) -> Result<(), (Limit, String)> {
-        let Limits { output_bytes, output_events, .. } = self.spec.limits;
-        if self.events.len() >= output_events as usize {
-            return Err((Limit::OutputEvents, format!("emitted more than {output_events} events")));
+    fn count(&mut self, event: &wit::Event) -> Result<(), Refused> {
+        let most = self.spec.limits.output_events;
+        if self.effects.events.len() >= most as usize {
+            return Err(self.exceed(Limit::OutputEvents, format!("emitted more than {most} events")));
         }
-        self.bytes = self.bytes.saturating_add(size(event) as u64);
-        if self.bytes > output_bytes {
-            return Err((Limit::OutputBytes, format!("emitted more than {output_bytes} bytes of events")));
+        self.weigh(size(event))
+    }
+
+    fn weigh(&mut self, bytes: usize) -> Result<(), Refused> {
+        let most = self.spec.limits.output_bytes;
+        self.bytes = self.bytes.saturating_add(bytes as u64);
+        if self.bytes > most {
+            let text = format!("emitted more than {most} bytes of events and statements");
+            return Err(self.exceed(Limit::OutputBytes, text));
         }
         Ok(())
+    }
+
+    /// Remembers the first limit that was passed: it ends the call however the guest takes it.
+    fn exceed(&mut self, limit: Limit, text: String) -> Refused {
+        self.over.get_or_insert_with(|| (limit, text.clone()));
+        Refused::Limit(limit, text)
     }
 }
 
@@ -181,13 +209,14 @@ mod tests {
     use std::sync::Arc;
 
     use super::{Outputs, Refused, check_type};
-    use crate::delivery::{Limit, Outcome};
-    use crate::function::{FunctionSpec, Grants, Limits};
+    use crate::delivery::{Effects, Limit, Outcome};
+    use crate::function::sql::{STATEMENTS_MAX, Statement, Value};
+    use crate::function::{FunctionSpec, Grants, Limits, SqlGrant};
     use crate::runtime::host::wit;
 
     fn outputs() -> Outputs {
         let limits = Limits { output_events: 2, output_bytes: 1_000, ..Limits::default() };
-        let grants = Grants { publish: vec!["bus/mail.*".to_owned()] };
+        let grants = Grants { publish: vec!["bus/mail.*".to_owned()], sql: None };
         Outputs::new(Arc::new(FunctionSpec { limits, grants, ..FunctionSpec::default() }), "welcome")
     }
 
@@ -206,7 +235,9 @@ mod tests {
 
     #[test]
     fn an_event_gets_a_source_and_keeps_an_empty_id() {
-        let Outcome::Ok(events) = outputs().finish(vec![event("mail.welcome", 3)]) else { panic!("not ok") };
+        let Outcome::Ok(Effects { events, .. }) = outputs().finish(vec![event("mail.welcome", 3)]) else {
+            panic!("not ok")
+        };
         assert_eq!((events[0].id.as_str(), events[0].source.as_str()), ("", "oncue/welcome"));
         assert_eq!(events[0].data, "xxx");
     }
@@ -217,8 +248,8 @@ mod tests {
             let extensions = vec![(name.to_owned(), "1".to_owned())];
             outputs().finish(vec![wit::Event { extensions, ..event("mail.a", 0) }])
         };
-        assert!(matches!(with("oncuehops"), Outcome::Ok(events) if events[0].extensions.is_empty()));
-        assert!(matches!(with("region"), Outcome::Ok(events) if events[0].extensions.len() == 1));
+        assert!(matches!(with("oncuehops"), Outcome::Ok(e) if e.events[0].extensions.is_empty()));
+        assert!(matches!(with("region"), Outcome::Ok(e) if e.events[0].extensions.len() == 1));
         for name in ["", "Upper", "has-dash", "source", "abcdefghijklmnopqrstu"] {
             assert!(matches!(with(name), Outcome::Denied(_)), "{name}");
         }
@@ -246,5 +277,38 @@ mod tests {
         assert!(matches!(buffer.finish(Vec::new()), Outcome::Limit(Limit::OutputBytes, _)));
         let three = vec![event("mail.a", 0), event("mail.a", 0), event("mail.a", 0)];
         assert!(matches!(outputs().finish(three), Outcome::Limit(Limit::OutputEvents, _)));
+    }
+
+    fn statement(bytes: usize) -> Statement {
+        Statement { text: "select $1".to_owned(), params: vec![Value::Bytes(vec![0; bytes])] }
+    }
+
+    fn with_sql() -> Outputs {
+        let mut outputs = outputs();
+        let mut spec = (*outputs.spec).clone();
+        spec.grants.sql = Some(SqlGrant { role: "mailer".to_owned() });
+        spec.limits.output_bytes = 100_000;
+        outputs.spec = Arc::new(spec);
+        outputs
+    }
+
+    #[test]
+    fn statements_need_a_grant_and_keep_their_order() {
+        assert!(matches!(outputs().execute(statement(1)), Err(Refused::Denied(text)) if text.contains("sql = { role")));
+        let mut buffer = with_sql();
+        assert!((1..4).all(|n| buffer.execute(statement(n)).is_ok()));
+        let Outcome::Ok(Effects { statements, .. }) = buffer.finish(Vec::new()) else { panic!("not ok") };
+        assert_eq!(statements, [statement(1), statement(2), statement(3)]);
+    }
+
+    #[test]
+    fn statements_are_bounded_in_number_and_share_the_bytes_with_the_events() {
+        let mut many = with_sql();
+        assert!((0..STATEMENTS_MAX).all(|_| many.execute(statement(1)).is_ok()));
+        assert!(matches!(many.execute(statement(1)), Err(Refused::Limit(Limit::Statements, _))));
+        assert!(matches!(many.finish(Vec::new()), Outcome::Limit(Limit::Statements, _)));
+        let mut large = with_sql();
+        assert!(large.execute(statement(60_000)).is_ok());
+        assert!(matches!(large.push(event("mail.a", 60_000)), Err(Refused::Limit(Limit::OutputBytes, _))));
     }
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::fixtures::{event, function, module, spec};
 use super::{CallContext, LoadError, Runtime, RuntimeConfig, bare};
-use crate::delivery::{Limit, Outcome, Report};
+use crate::delivery::{Effects, Limit, Outcome, Report};
 use crate::function::FunctionSpec;
 
 const EMIT: &str = r#"(import "oncue:function/emitter@0.1.0" "emit" (func $emit (param i32 i32)))"#;
@@ -57,7 +57,7 @@ async fn emitted_events_come_before_returned_ones() {
          (call $ok (i32.const 2048) (i32.const 1))",
     );
     let report = run(component).await;
-    let Outcome::Ok(events) = &report.outcome else { panic!("{report:?}") };
+    let Outcome::Ok(Effects { events, .. }) = &report.outcome else { panic!("{report:?}") };
     let data: Vec<&[u8]> = events.iter().map(|event| &event.data[..]).collect();
     assert_eq!(data, [b"words".as_slice(), b"wo"]);
     assert_eq!((events[0].ty.as_str(), events[0].source.as_str()), ("mail.welcome", "oncue/welcome"));
@@ -125,7 +125,7 @@ async fn an_endless_loop_times_out_while_its_neighbour_runs() {
     let (slow, calls) = tokio::join!(runtime.invoke(&endless, &event, &context), async {
         let mut calls = 0;
         while calls < 20 {
-            assert_eq!(runtime.invoke(&quick, &event, &context).await.outcome, Outcome::Ok(Vec::new()));
+            assert_eq!(runtime.invoke(&quick, &event, &context).await.outcome, Outcome::Ok(Effects::default()));
             tokio::task::yield_now().await;
             calls += 1;
         }
@@ -240,7 +240,7 @@ async fn state_does_not_leak_between_calls() {
     let two = runtime.load("two", component, &spec()).await.expect("loads");
     for _ in 0..50 {
         for function in [&one, &two] {
-            assert_eq!(runtime.invoke(function, &event(), &context()).await.outcome, Outcome::Ok(Vec::new()));
+            assert_eq!(runtime.invoke(function, &event(), &context()).await.outcome, Outcome::Ok(Effects::default()));
         }
     }
 }
@@ -256,7 +256,7 @@ async fn a_log_flood_is_capped_and_cannot_forge_lines() {
          (call $ok (i32.const 0) (i32.const 0))",
     );
     let report = run(component).await;
-    assert_eq!(report.outcome, Outcome::Ok(Vec::new()));
+    assert_eq!(report.outcome, Outcome::Ok(Effects::default()));
     let kept: usize = report.logs.iter().map(|line| line.message.len()).sum();
     assert!(kept <= 16 << 10 && kept > 8 << 10, "{kept}");
     assert!(report.logs_dropped > 400_000, "{}", report.logs_dropped);
@@ -321,7 +321,7 @@ async fn more_calls_than_slots_wait() {
     let (event, context) = (event(), context());
     let calls = (0..100).map(|_| runtime.invoke(&function, &event, &context));
     for report in futures::future::join_all(calls).await {
-        assert_eq!(report.outcome, Outcome::Ok(Vec::new()));
+        assert_eq!(report.outcome, Outcome::Ok(Effects::default()));
     }
 }
 
@@ -336,8 +336,8 @@ async fn smaller_profiles_run_the_same() {
         super::host::link(&mut linker).expect("links");
         let component = super::component::compile(&engine, &function(OK)).expect("compiles");
         let pre = super::component::link(&linker, &component, &spec().limits).expect("links");
-        let state =
-            super::HostState::new(&spec().into(), &context(), 1 << 20, Instant::now() + Duration::from_secs(60));
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let state = super::HostState::new(&spec().into(), None, &context(), 1 << 20, deadline);
         let mut store = super::call::store(&engine, state, &spec().limits);
         assert!(super::call::call(&pre, &mut store, &event()).await.expect("runs").is_ok(), "{profile:?}");
     }

@@ -24,10 +24,12 @@ pub struct Pulse {
     pub ruleset_version: i64,
     /// When the next parked delivery is due, from now; negative when it is overdue.
     pub next_due_ms: Option<i64>,
+    /// The same of the outbox.
+    pub outbox_due_ms: Option<i64>,
 }
 
 impl Store {
-    /// Asks for the version of the control plane and the next due time in one round trip.
+    /// Asks for the version of the control plane and the next due times in one round trip.
     ///
     /// # Errors
     /// Those of the database.
@@ -35,12 +37,13 @@ impl Store {
         let row = sqlx::query!(
             r#"select version as "version!",
                    (select (extract(epoch from min(greatest(next_at, lease_until)) - now()) * 1000)::bigint
-                    from oncue.parked) as next_due_ms
+                    from oncue.parked) as next_due_ms,
+                   (select (extract(epoch from min(next_at) - now()) * 1000)::bigint from oncue.outbox) as outbox_due_ms
                from oncue.ruleset"#
         )
         .fetch_one(&self.pool)
         .await?;
-        Ok(Pulse { ruleset_version: row.version, next_due_ms: row.next_due_ms })
+        Ok(Pulse { ruleset_version: row.version, next_due_ms: row.next_due_ms, outbox_due_ms: row.outbox_due_ms })
     }
 
     /// Says that the node is there. A node that starts overwrites what an earlier one of its name left.

@@ -44,13 +44,17 @@ pub struct Claim {
     pub suspect: bool,
 }
 
-/// What the parked table holds, for metrics and the retry loop.
+/// What waits, for metrics and the retry loop.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ParkedSummary {
     /// Rows.
     pub count: i64,
     /// When the next one is due, from now; negative when it is overdue.
     pub next_due_ms: Option<i64>,
+    /// Rows of the outbox.
+    pub outbox: i64,
+    /// Age of the oldest of them.
+    pub outbox_seconds: f64,
 }
 
 impl Store {
@@ -167,18 +171,26 @@ impl Store {
         Ok(held)
     }
 
-    /// How much is parked and when the next try is due.
+    /// How much is parked, when the next try is due, and how much is in the outbox.
     ///
     /// # Errors
     /// Those of the database.
     pub async fn parked_summary(&self) -> Result<ParkedSummary, StoreError> {
         let row = sqlx::query!(
             r#"select count(*) as "count!",
-                   (extract(epoch from min(coalesce(lease_until, next_at)) - now()) * 1000)::bigint as next_due_ms
+                   (extract(epoch from min(coalesce(lease_until, next_at)) - now()) * 1000)::bigint as next_due_ms,
+                   (select count(*) from oncue.outbox) as "outbox!",
+                   (select coalesce(extract(epoch from now() - min(created_at)), 0)::float8 from oncue.outbox)
+                       as "outbox_seconds!"
                from oncue.parked"#
         )
         .fetch_one(&self.pool)
         .await?;
-        Ok(ParkedSummary { count: row.count, next_due_ms: row.next_due_ms })
+        Ok(ParkedSummary {
+            count: row.count,
+            next_due_ms: row.next_due_ms,
+            outbox: row.outbox,
+            outbox_seconds: row.outbox_seconds,
+        })
     }
 }

@@ -4,7 +4,7 @@
 //! group was sent. A record whose first attempt already has a ledger row, or whose claim was taken over, is dropped
 //! whole and counted as a duplicate: its late result changes nothing.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use sqlx::types::Uuid;
@@ -12,11 +12,17 @@ use sqlx::types::time::OffsetDateTime;
 
 use crate::delivery::{DeliveryId, LogLine};
 
-use super::{Store, StoreError, clean, clean_error};
+use super::{Store, StoreError, clean, clean_error, outbox};
 
+pub use self::effects::Effects;
+
+mod effects;
 mod fences;
 mod ledger;
 mod outcomes;
+
+/// How often a group is settled anew because another node was faster with a part of it.
+const OVERTAKEN_MAX: usize = 8;
 
 /// One attempt, as the ledger keeps it.
 #[derive(Clone, Debug)]
@@ -136,6 +142,17 @@ pub struct Record {
     pub attempts_total: u32,
     /// Where it goes.
     pub next: Next,
+    /// What it does in the same transaction; only with `Next::Done`.
+    pub effects: Option<Box<Effects>>,
+}
+
+/// Why the database did not take a delivery's statements.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Whether trying again is in vain.
+    pub permanent: bool,
+    /// The database's words.
+    pub words: String,
 }
 
 /// A message that could not become an event.
@@ -194,6 +211,10 @@ impl Group {
 /// What a transaction did not settle, and why.
 #[derive(Clone, Debug, Default)]
 pub struct Verdict {
+    /// Deliveries whose statements were refused: nothing of them was written.
+    pub refused: HashMap<DeliveryId, Refusal>,
+    /// Deliveries for which there was no time: they are to be settled by another transaction.
+    pub left: HashSet<DeliveryId>,
     /// Deliveries that had been settled before.
     pub stale: HashSet<DeliveryId>,
     /// Deliveries and messages whose lease has passed on: whoever holds it now reads them again.
@@ -206,22 +227,49 @@ impl Store {
     /// # Errors
     /// Those of the database; nothing of the group is settled then, or, if only the reply was lost, all of it.
     pub async fn settle(&self, node: &str, group: &Group) -> Result<Verdict, StoreError> {
+        let mut skip = HashSet::new();
+        for _ in 0..OVERTAKEN_MAX {
+            if let Some(verdict) = self.try_to_settle(node, group, &mut skip).await? {
+                return Ok(verdict);
+            }
+        }
+        Err(StoreError::Overtaken)
+    }
+
+    /// None if statements ran for a delivery of which it turned out afterwards that another node has it or has settled
+    /// it: the transaction is undone, and the statements of those in `skip` do not run in the next one.
+    async fn try_to_settle(
+        &self,
+        node: &str,
+        group: &Group,
+        skip: &mut HashSet<DeliveryId>,
+    ) -> Result<Option<Verdict>, StoreError> {
         let mut tx = self.pool.begin().await?;
+        let ran = effects::run(&mut tx, group, skip).await?;
         let passed = fences::passed(&mut tx, group).await?;
         let fenced = passed.deliveries(group);
         let holds = |fence: &Option<Arc<Fence>>| !fence.as_ref().is_some_and(|f| passed.contains(f));
-        let records: Vec<&Record> = group.records.iter().filter(|r| holds(&r.fence)).collect();
-        let claimed = outcomes::take_claims(&mut tx, &records).await?;
+        let records: Vec<&Record> = group.records.iter().filter(|r| holds(&r.fence) && ran.settles(r)).collect();
+        let plain: Vec<&Record> = records.iter().copied().filter(|r| r.effects.is_none()).collect();
+        let mut claimed = outcomes::take_claims(&mut tx, &plain).await?;
+        claimed.extend(&ran.claimed);
         let first = ledger::insert_heads(&mut tx, node, &records).await?;
-        let (fresh, stale) = divide(&records, &claimed, &first);
+        let (fresh, mut stale) = divide(&records, &claimed, &first);
+        if ran.done.iter().any(|id| stale.contains(id) || fenced.contains(id)) {
+            tx.rollback().await?;
+            skip.extend(fenced);
+            return Ok(None);
+        }
+        stale.extend(ran.stale);
         ledger::insert_rest(&mut tx, node, &fresh).await?;
         ledger::insert_logs(&mut tx, &fresh).await?;
         outcomes::park(&mut tx, &fresh).await?;
         outcomes::bury(&mut tx, &fresh).await?;
         outcomes::reject(&mut tx, group.rejected.iter().filter(|r| holds(&r.fence))).await?;
         outcomes::count_unmatched(&mut tx, &group.unmatched).await?;
+        outbox::insert(&mut tx, node, &fresh).await?;
         tx.commit().await?;
-        Ok(Verdict { stale, fenced })
+        Ok(Some(Verdict { refused: ran.refused, left: ran.left, stale, fenced }))
     }
 
     /// Which of `ids` are settled already: done, parked or dead.
@@ -257,7 +305,7 @@ fn divide<'a>(
     (fresh, stale.into_iter().map(|r| r.subject.id).collect())
 }
 
-type Tx = sqlx::Transaction<'static, sqlx::Postgres>;
+pub(super) type Tx = sqlx::Transaction<'static, sqlx::Postgres>;
 
 fn int(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use oncue::delivery::Outcome;
+use oncue::delivery::{Effects, Outcome};
 use oncue::event::codec::{self, Limits};
 use oncue::function::FunctionSpec;
 use oncue::runtime::{CallContext, Runtime, RuntimeConfig};
@@ -37,7 +37,7 @@ async fn run(name: &str, grant: &str, config: &[(&str, &str)]) -> Option<Vec<(St
     let event = codec::from_structured(&event, &Limits::default()).expect("it is an event");
     let context = CallContext { delivery_id: "d-1".to_owned(), attempt: 1, ..CallContext::default() };
     let report = runtime.invoke(&function, &event, &context).await;
-    let Outcome::Ok(events) = report.outcome else { panic!("{name}: {:?}", report.outcome) };
+    let Outcome::Ok(Effects { events, .. }) = report.outcome else { panic!("{name}: {:?}", report.outcome) };
     let shown = |data: &[u8]| serde_json::from_slice(data).expect("the emitted data are JSON");
     Some(events.into_iter().map(|e| (e.ty, e.subject, shown(&e.data))).collect())
 }

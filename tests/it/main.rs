@@ -11,6 +11,8 @@ mod bounds;
 mod churn;
 mod cli;
 mod drain;
+mod effects;
+mod effects_kill;
 mod examples;
 mod failures;
 mod feed;

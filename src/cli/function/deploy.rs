@@ -34,6 +34,9 @@ pub struct Args {
     /// A bus and subject that it may publish to, such as events/mail.*; repeatable
     #[arg(long = "grant", value_name = "BUS/SUBJECT")]
     grants: Vec<String>,
+    /// A role of Postgres that its SQL statements run under; without one it has no SQL
+    #[arg(long, value_name = "ROLE")]
+    sql_role: Option<String>,
     /// A value that the function reads as configuration; repeatable
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
     values: Vec<(String, String)>,
@@ -85,7 +88,7 @@ fn spec(args: &Args, tables: &ControlPlane, context: &Context) -> anyhow::Result
     let written = context.config()?.manifest.functions.get(&args.name).map(|e| e.spec.clone());
     let current = || tables.functions.iter().find(|v| v.function == args.name && v.current).map(|v| v.spec.clone());
     let mut spec = written.or_else(current).unwrap_or_default();
-    config::add_options(&mut spec, &args.limits, &args.grants, &args.values)?;
+    config::add_options(&mut spec, &args.limits, &args.grants, args.sql_role.as_deref(), &args.values)?;
     Ok(spec)
 }
 

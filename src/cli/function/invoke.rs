@@ -1,16 +1,19 @@
 //! `oncue function invoke`: runs a deployed version here, in the same sandbox as a node, on one event.
 //!
-//! Invariant: nothing is published and nothing is written: what the function emitted is only shown.
+//! Invariant: nothing is published and nothing is written: what the function emitted, and the statements that it would
+//! have run, are only shown. What it reads by SQL is read.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::delivery::{Outcome, Report};
+use crate::delivery::{Effects, Outcome, Report};
 use crate::event::{Event, codec};
+use crate::function::{hex, sql};
 use crate::runtime::{CallContext, Runtime};
 
 use crate::cli::arguments::name_version;
@@ -39,6 +42,14 @@ struct Invoked {
     logs: Vec<Line>,
     logs_dropped: u64,
     emitted: Vec<Value>,
+    statements: Vec<Written>,
+}
+
+/// A statement that settling would have run.
+#[derive(Serialize)]
+struct Written {
+    statement: String,
+    params: Vec<Value>,
 }
 
 #[derive(Serialize)]
@@ -58,7 +69,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let tables = store.control_plane().await.context("failed to read the functions")?;
     let version = super::version(&tables, name, *version)?;
     let component = store.component(&version.digest).await?;
-    let runtime = Runtime::new(context.runtime_config()?)?;
+    let runtime = Runtime::with_reader(context.runtime_config()?, Some(Arc::new(store.reads())))?;
     let loaded = runtime.load(name, Bytes::from(component), &version.spec).await;
     let loaded = loaded.with_context(|| format!("{name}@{} cannot run", version.version))?;
     let call = CallContext {
@@ -77,9 +88,9 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
 
 fn invoked(name: &str, version: u32, report: Report) -> Invoked {
     let (outcome, message) = (report.outcome.class(), report.outcome.message());
-    let emitted = match report.outcome {
-        Outcome::Ok(events) => events,
-        _ => Vec::new(),
+    let Effects { events, statements } = match report.outcome {
+        Outcome::Ok(effects) => effects,
+        _ => Effects::default(),
     };
     Invoked {
         function: name.to_owned(),
@@ -91,7 +102,8 @@ fn invoked(name: &str, version: u32, report: Report) -> Invoked {
         peak_memory: report.peak_memory,
         logs: report.logs.into_iter().map(|l| Line { level: l.level, message: l.message }).collect(),
         logs_dropped: report.logs_dropped,
-        emitted: emitted.iter().map(shown).collect(),
+        emitted: events.iter().map(shown).collect(),
+        statements: statements.iter().map(written).collect(),
     }
 }
 
@@ -105,6 +117,20 @@ fn shown(event: &Event) -> Value {
         members.shift_remove("id");
     }
     json
+}
+
+fn written(statement: &sql::Statement) -> Written {
+    let shown = |value: &sql::Value| match value {
+        sql::Value::Null => Value::Null,
+        sql::Value::Boolean(value) => (*value).into(),
+        sql::Value::Integer(value) => (*value).into(),
+        // JSON has no NaN and no infinity.
+        sql::Value::Float(value) if !value.is_finite() => value.to_string().into(),
+        sql::Value::Float(value) => (*value).into(),
+        sql::Value::Text(text) => text.clone().into(),
+        sql::Value::Bytes(bytes) => format!("\\x{}", hex(bytes)).into(),
+    };
+    Written { statement: statement.text.clone(), params: statement.params.iter().map(shown).collect() }
 }
 
 fn text(invoked: &Invoked) -> String {
@@ -124,6 +150,11 @@ fn text(invoked: &Invoked) -> String {
     }
     for event in &invoked.emitted {
         text.push_str(&format!("emitted {}\n", output::printable(&event.to_string())));
+    }
+    for written in &invoked.statements {
+        let params = Value::from(written.params.clone()).to_string();
+        let (statement, params) = (output::printable(&written.statement), output::printable(&params));
+        text.push_str(&format!("would execute {statement} with {params}\n"));
     }
     text
 }

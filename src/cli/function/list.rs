@@ -50,6 +50,8 @@ struct Version<'a> {
     deployed_at: OffsetDateTime,
     limits: &'a Limits,
     grants: Vec<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sql_role: Option<&'a str>,
     config: &'a BTreeMap<String, String>,
     #[serde(skip)]
     form: Form,
@@ -126,6 +128,7 @@ impl<'a> Version<'a> {
             deployed_at: version.created_at,
             limits: &version.spec.limits,
             grants: version.spec.grants.publish.iter().map(String::as_str).collect(),
+            sql_role: version.spec.grants.sql.as_ref().map(|grant| grant.role.as_str()),
             config: &version.spec.config,
             form: function_form(&version.spec),
         }

@@ -15,7 +15,7 @@ use crate::dispatch::{holding_key, target_name};
 use crate::event::{AttributeValue, CAUSE, Event, codec};
 use crate::rules::{CompiledRule, Planned, RuleSet};
 use crate::store::parked::Claim;
-use crate::store::settle::{Next, Record, Subject};
+use crate::store::settle::{Fence, Next, Record, Subject};
 
 /// Process deaths after which a delivery is a dead letter.
 const DEATHS_MAX: u32 = 3;
@@ -37,6 +37,16 @@ pub(in crate::dispatch) struct Delivery {
     pub(in crate::dispatch) claim: Option<Uuid>,
     /// The lease that its event was read under, where only one node may read.
     pub(in crate::dispatch) ownership: Option<Arc<Ownership>>,
+    pub(super) ticket: Ticket,
+}
+
+/// What is left of a delivery while it is settled.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    pub(super) rule: String,
+    pub(super) claim: Option<Uuid>,
+    /// Whether others wait for its end.
+    pub(super) next_waits: bool,
     pub(super) ticket: Ticket,
 }
 
@@ -127,6 +137,7 @@ impl Delivery {
                 claim: Some(claim.token),
                 attempts_total: claim.attempts,
                 next,
+                effects: None,
             };
             NotRunnable::Settle(Box::new(record))
         };
@@ -169,6 +180,15 @@ impl Delivery {
     /// Whether it waits behind a parked one of its key.
     pub(in crate::dispatch) fn holds_key(&self) -> bool {
         self.subject.ordering_key.is_some()
+    }
+
+    /// Takes it apart: what its rows say, and what is left to do when they are written.
+    pub(super) fn leave(self) -> (Subject, Option<Arc<Fence>>, Leaving) {
+        let Self { subject, claim, suspect, ownership, ticket, .. } = self;
+        // What waits until this one has ended: later ones of its key, and the next suspect.
+        let next_waits = claim.is_some() && (subject.ordering_key.is_some() || suspect);
+        let leaving = Leaving { rule: subject.rule.clone(), claim, next_waits, ticket };
+        (subject, ownership.map(|o| o.fence()), leaving)
     }
 
     /// How much its source suffers from what is not settled.

@@ -108,6 +108,91 @@ const STEERED: &str = r#"(module
       (return (call $echo (i32.const 8192) (i32.const 10485760)))))
     (call $echo (local.get $data) (local.get $len))))"#;
 
+/// Does what the lines of the event's data say, each a letter, a blank and a text:
+///
+/// `x` execute the statement · `p` the same with the event's id as `$1` · `r` the same with the first row of the last
+/// query as `$1` · `q` query · `e` emit a `mail.welcome` event with the text as its data. An error that a call gives is a
+/// rejection with its words.
+const SQL: &str = r#"(module
+  (import "oncue:function/sql@0.1.0" "query" (func $query (param i32 i32 i32 i32 i32)))
+  (import "oncue:function/sql@0.1.0" "execute" (func $execute (param i32 i32 i32 i32 i32)))
+  (import "oncue:function/emitter@0.1.0" "emit" (func $emit (param i32 i32)))
+  (memory (export "memory") 2)
+  (global $top (mut i32) (i32.const 8192))
+  (global $row (mut i32) (i32.const 0))
+  (global $rowlen (mut i32) (i32.const 0))
+  (data (i32.const 16) "mail.welcome")
+  (func $alloc (export "cabi_realloc") (param $old i32) (param $oldlen i32) (param $align i32) (param $len i32) (result i32)
+    (local $at i32)
+    (local.set $at (i32.and (i32.add (global.get $top) (i32.const 7)) (i32.const -8)))
+    (global.set $top (i32.add (local.get $at) (local.get $len)))
+    (block $fits
+      (br_if $fits (i32.le_u (global.get $top) (i32.mul (memory.size) (i32.const 65536))))
+      (br_if $fits (i32.ne (i32.const -1) (memory.grow
+        (i32.add (i32.const 1) (i32.div_u (local.get $len) (i32.const 65536))))))
+      unreachable)
+    (local.get $at))
+  ;; the one value at 1600 is the text ($at, $len)
+  (func $value (param $at i32) (param $len i32)
+    (memory.fill (i32.const 1600) (i32.const 0) (i32.const 16))
+    (i32.store8 (i32.const 1600) (i32.const 4))
+    (i32.store (i32.const 1608) (local.get $at))
+    (i32.store (i32.const 1612) (local.get $len)))
+  (func $line (param $event i32) (param $op i32) (param $at i32) (param $len i32)
+    (if (i32.eq (local.get $op) (i32.const 0x78)) (then ;; x
+      (call $execute (local.get $at) (local.get $len) (i32.const 1600) (i32.const 0) (i32.const 1664))))
+    (if (i32.eq (local.get $op) (i32.const 0x70)) (then ;; p
+      (call $value (i32.load (local.get $event)) (i32.load offset=4 (local.get $event)))
+      (call $execute (local.get $at) (local.get $len) (i32.const 1600) (i32.const 1) (i32.const 1664))))
+    (if (i32.eq (local.get $op) (i32.const 0x72)) (then ;; r
+      (call $value (global.get $row) (global.get $rowlen))
+      (call $execute (local.get $at) (local.get $len) (i32.const 1600) (i32.const 1) (i32.const 1664))))
+    (if (i32.eq (local.get $op) (i32.const 0x71)) (then ;; q
+      (call $query (local.get $at) (local.get $len) (i32.const 1600) (i32.const 0) (i32.const 1664))
+      (if (i32.eqz (i32.load8_u (i32.const 1664))) (then
+        (if (i32.load (i32.const 1672)) (then
+          (global.set $row (i32.load (i32.load (i32.const 1668))))
+          (global.set $rowlen (i32.load offset=4 (i32.load (i32.const 1668))))))))))
+    (if (i32.eq (local.get $op) (i32.const 0x65)) (then ;; e
+      (memory.fill (i32.const 2048) (i32.const 0) (i32.const 88))
+      (i32.store offset=16 (i32.const 2048) (i32.const 16))
+      (i32.store offset=20 (i32.const 2048) (i32.const 12))
+      (i32.store offset=76 (i32.const 2048) (local.get $at))
+      (i32.store offset=80 (i32.const 2048) (local.get $len))
+      (call $emit (i32.const 2048) (i32.const 1664)))))
+  (func $handle (export "oncue:function/handler@0.1.0#handle") (param $event i32) (result i32)
+    (local $at i32) (local $end i32) (local $eol i32)
+    (local.set $at (i32.load offset=76 (local.get $event)))
+    (local.set $end (i32.add (local.get $at) (i32.load offset=80 (local.get $event))))
+    (block $done
+      (loop $lines
+        (br_if $done (i32.ge_u (local.get $at) (local.get $end)))
+        (local.set $eol (local.get $at))
+        (block $found (loop $scan
+          (br_if $found (i32.ge_u (local.get $eol) (local.get $end)))
+          (br_if $found (i32.eq (i32.load8_u (local.get $eol)) (i32.const 10)))
+          (local.set $eol (i32.add (local.get $eol) (i32.const 1)))
+          (br $scan)))
+        (call $line (local.get $event) (i32.load8_u (local.get $at)) (i32.add (local.get $at) (i32.const 2))
+          (i32.sub (i32.sub (local.get $eol) (local.get $at)) (i32.const 2)))
+        (if (i32.load8_u (i32.const 1664)) (then
+          (i32.store8 (i32.const 1024) (i32.const 1))
+          (i32.store8 (i32.const 1032) (i32.const 2))
+          (i32.store (i32.const 1040) (i32.load (i32.const 1668)))
+          (i32.store (i32.const 1044) (i32.load (i32.const 1672)))
+          (return (i32.const 1024))))
+        (local.set $at (i32.add (local.get $eol) (i32.const 1)))
+        (br $lines)))
+    (i32.store8 (i32.const 1024) (i32.const 0))
+    (i32.store (i32.const 1032) (i32.const 2048))
+    (i32.store (i32.const 1036) (i32.const 0))
+    (i32.const 1024)))"#;
+
+/// The function that runs the statements that its events hold.
+pub fn sql() -> Vec<u8> {
+    component(SQL)
+}
+
 /// The function that does what its events say.
 pub fn steered() -> Vec<u8> {
     component(STEERED)

@@ -1,0 +1,172 @@
+//! One attempt: permits, the run, and what becomes of what it emitted.
+//!
+//! Invariant: permits are held only while the function runs. Events of a run without statements are published here,
+//! before anything is settled; those of a run with statements go the way of its statements.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use time::OffsetDateTime;
+
+use crate::delivery::{Effects, Outcome, Report};
+use crate::event::Event;
+use crate::function::sql::Statement;
+use crate::outputs::Output;
+use crate::rules::Target;
+use crate::runtime::CallContext;
+use crate::telemetry;
+
+use super::Delivery;
+use crate::dispatch::Inner;
+use crate::dispatch::functions::Version;
+
+/// What an attempt came to.
+pub(super) struct Tried {
+    pub(super) report: Report,
+    /// What was published; with statements, what will be.
+    pub(super) outputs: Vec<Output>,
+    /// What is still to be done.
+    pub(super) sql: Option<Sql>,
+}
+
+/// Statements, and the role that they run under.
+pub(super) struct Sql {
+    pub(super) role: String,
+    pub(super) statements: Vec<Statement>,
+}
+
+impl From<Report> for Tried {
+    fn from(report: Report) -> Self {
+        Self { report, outputs: Vec::new(), sql: None }
+    }
+}
+
+impl From<Outcome> for Tried {
+    fn from(outcome: Outcome) -> Self {
+        Self::from(not_run(outcome))
+    }
+}
+
+impl Inner {
+    pub(super) fn version(&self, delivery: &Delivery) -> Option<Arc<Version>> {
+        let (name, version) = delivery.subject.function.as_ref()?;
+        self.functions.version(name, *version)
+    }
+
+    /// One try; none when the node stops before it began.
+    pub(super) async fn attempt(&self, delivery: &Delivery, attempt: u32) -> Option<Tried> {
+        if let Some(rate) = &delivery.rule.rule.rate {
+            let turn = self.rates.wait(&delivery.subject.rule, rate, delivery.rate_key.as_deref());
+            self.unless_stopped(turn).await?;
+        }
+        let done = match (&delivery.subject.function, &delivery.rule.rule.target) {
+            (Some((name, version)), _) => return self.invoke(delivery, attempt, name, *version).await,
+            (None, Target::Publish { bus, subject }) => self.forward(delivery, bus, subject).await,
+            (None, Target::Run { function, .. }) => {
+                let text = format!("the rule runs \"{function}\" now, but the delivery was parked to be published");
+                Tried::from(Outcome::Denied(text))
+            }
+        };
+        Some(done)
+    }
+
+    async fn unless_stopped<T>(&self, turn: impl Future<Output = T>) -> Option<T> {
+        let stop = self.drain.token().stop_reading;
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => None,
+            turn = turn => Some(turn),
+        }
+    }
+
+    async fn forward(&self, delivery: &Delivery, bus: &str, subject: &str) -> Tried {
+        let (started_at, began) = (OffsetDateTime::now_utc(), Instant::now());
+        let target = (bus.to_owned(), subject.to_owned());
+        let output = Output::new(delivery.subject.id, 0, &delivery.event, target, Event::clone(&delivery.event));
+        let (outcome, outputs) = match output {
+            Ok(output) => match self.outputs.publish(std::slice::from_ref(&output)).await {
+                Ok(()) => (Outcome::Ok(Effects::default()), vec![output]),
+                Err(error) => (Outcome::Output(error.to_string()), Vec::new()),
+            },
+            Err(error) => (Outcome::Denied(error.to_string()), Vec::new()),
+        };
+        let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        Tried { report: Report { started_at, micros, ..not_run(outcome) }, outputs, sql: None }
+    }
+
+    async fn invoke(&self, delivery: &Delivery, attempt: u32, name: &str, version: u32) -> Option<Tried> {
+        let Some(entry) = self.functions.version(name, version) else {
+            let text =
+                format!("function {name}@{version} is not there: `oncue function show {name}` lists its versions");
+            return Some(Tried::from(Outcome::Broken(text)));
+        };
+        let loaded = match self.unless_stopped(self.functions.load(&entry)).await? {
+            Ok(loaded) => loaded,
+            Err(error) => return Some(Tried::from(Outcome::Broken(error))),
+        };
+        let context = CallContext {
+            delivery_id: delivery.subject.id.to_string(),
+            attempt,
+            rule: delivery.subject.rule.clone(),
+            trigger: delivery.subject.trigger.clone(),
+            function: name.to_owned(),
+            version,
+        };
+        let mut report = {
+            // The function's permit first: a slow function's queue must not take the node's permits.
+            let _function = self.unless_stopped(entry.permits.acquire()).await?;
+            let _node = self.unless_stopped(self.permits.acquire()).await?;
+            self.functions.runtime().invoke(&loaded, &delivery.event, &context).await
+        };
+        telemetry::ran(name, report.outcome.class(), Duration::from_micros(report.micros), report.fuel);
+        let Outcome::Ok(effects) = &mut report.outcome else { return Some(Tried::from(report)) };
+        match self.emit(delivery, &entry, std::mem::take(effects)).await {
+            Ok((outputs, sql)) => Some(Tried { report, outputs, sql }),
+            Err(outcome) => Some(Tried::from(Report { outcome, ..report })),
+        }
+    }
+
+    /// Publishes what was emitted; where there are statements too, nothing is published before they are committed.
+    async fn emit(
+        &self,
+        delivery: &Delivery,
+        version: &Version,
+        effects: Effects,
+    ) -> Result<(Vec<Output>, Option<Sql>), Outcome> {
+        let outputs = address(delivery, version, effects.events).map_err(Outcome::Denied)?;
+        if !effects.statements.is_empty() {
+            let grant = version.spec.grants.sql.as_ref();
+            let grant = grant.ok_or_else(|| Outcome::Denied("SQL is not granted".to_owned()))?;
+            return Ok((outputs, Some(Sql { role: grant.role.clone(), statements: effects.statements })));
+        }
+        if !outputs.is_empty() {
+            self.outputs.publish(&outputs).await.map_err(|error| Outcome::Output(error.to_string()))?;
+        }
+        Ok((outputs, None))
+    }
+}
+
+/// Gives every emitted event the bus that its grant names.
+fn address(delivery: &Delivery, version: &Version, events: Vec<Event>) -> Result<Vec<Output>, String> {
+    let route = |(index, event): (usize, Event)| {
+        let bus =
+            version.spec.grants.bus_for(&event.ty).ok_or_else(|| {
+                format!("publishing \"{0}\" is not granted: add \"BUS/{0}\" to grants.publish", event.ty)
+            })?;
+        let target = (bus.to_owned(), event.ty.clone());
+        Output::new(delivery.subject.id, index, &delivery.event, target, event).map_err(|error| error.to_string())
+    };
+    events.into_iter().enumerate().map(route).collect()
+}
+
+fn not_run(outcome: Outcome) -> Report {
+    Report {
+        outcome,
+        started_at: OffsetDateTime::now_utc(),
+        micros: 0,
+        fuel: 0,
+        peak_memory: 0,
+        logs: Vec::new(),
+        logs_dropped: 0,
+    }
+}
