@@ -21,17 +21,31 @@ const HEX: &[u8; 16] = b"0123456789abcdef";
 /// Appends `text` as a JSON string.
 pub fn string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
-    let bytes = text.as_bytes();
-    let mut from = 0;
-    for (at, &byte) in bytes.iter().enumerate() {
-        if ESCAPED[usize::from(byte)] {
-            out.extend_from_slice(&bytes[from..at]);
-            escape(out, byte);
-            from = at + 1;
-        }
+    let mut rest = text.as_bytes();
+    loop {
+        let (plain, special) = rest.split_at(plain(rest));
+        out.extend_from_slice(plain);
+        let Some((&byte, after)) = special.split_first() else { break };
+        escape(out, byte);
+        rest = after;
     }
-    out.extend_from_slice(&bytes[from..]);
     out.push(b'"');
+}
+
+/// How many bytes of `text` can stand in a JSON string as they are, up to the first that cannot.
+fn plain(text: &[u8]) -> usize {
+    let (words, _) = text.as_chunks();
+    let whole = 8 * words.iter().take_while(|word| !any_escaped(u64::from_ne_bytes(**word))).count();
+    whole + text[whole..].iter().take_while(|byte| !ESCAPED[usize::from(**byte)]).count()
+}
+
+/// Whether one of the eight bytes of `word` is escaped: below a space, a quote or a backslash. Subtracting from all of
+/// them at once sets the highest bit of a byte that was too small, and of others only above such a one.
+fn any_escaped(word: u64) -> bool {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    const HIGHEST: u64 = 0x80 * EACH;
+    let any_below = |word: u64, limit: u64| word.wrapping_sub(limit * EACH) & !word & HIGHEST != 0;
+    any_below(word, 0x20) || any_below(word ^ (0x22 * EACH), 1) || any_below(word ^ (0x5C * EACH), 1)
 }
 
 fn escape(out: &mut Vec<u8>, byte: u8) {
@@ -224,10 +238,8 @@ impl Scan<'_> {
     fn string(&mut self) -> Option<()> {
         self.expect(b'"')?;
         loop {
-            let rest = &self.text[self.at..];
-            let plain = rest.iter().take_while(|b| !ESCAPED[usize::from(**b)]).count();
-            self.at += plain + 1;
-            match rest.get(plain)? {
+            self.at += plain(&self.text[self.at..]) + 1;
+            match self.text.get(self.at - 1)? {
                 b'"' => return Some(()),
                 b'\\' => self.escape()?,
                 _ => return None,

@@ -134,6 +134,58 @@ async fn a_type_that_is_not_known_or_has_changed_stays_text_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn random_values_are_what_the_servers_own_json_says() {
+    const ROWS: i32 = 1_000;
+    let mut feed = Feed::start().await;
+    feed.sql(
+        r#"
+        create type inner_row as (t text, ts text[], n numeric);
+        create type outer_row as ("a ""b""" inner_row, rows inner_row[], j json, at timestamptz);
+        create table r (id int primary key, t text, grid text[], o outer_row, os outer_row[], f4 float4, f8 float8,
+            n numeric, at timestamp, atz timestamptz, during interval, b jsonb);
+        create function pick(n int) returns int as $$ select floor(random() * n)::int $$ language sql volatile;
+        create function nasty() returns text as $$
+            select case pick(8) when 0 then null when 1 then '' when 2 then 'NULL' else
+                (select coalesce(string_agg(substr(E'ab"\\{}(),; \n\t\u0001\'%:[]é漢😀\u00a0', pick(25) + 1, 1), ''), '')
+                 from generate_series(1, pick(9))) end
+        $$ language sql volatile;
+        create function nasties() returns text[] as $$
+            select case pick(6) when 0 then null else array(select nasty() from generate_series(1, pick(4))) end
+        $$ language sql volatile;
+        create function digits() returns numeric as $$
+            select (case pick(2) when 0 then '-' else '' end || pick(1000000000) || '.' || pick(1000000000))::numeric
+                * ('1e' || pick(60) - 30)::numeric
+        $$ language sql volatile;
+        create function inner_one() returns inner_row as $$
+            select case pick(6) when 0 then null else row(nasty(), nasties(), digits())::inner_row end
+        $$ language sql volatile;
+        create function outer_one() returns outer_row as $$
+            select row(inner_one(), array(select inner_one() from generate_series(1, pick(3))),
+                json_build_object('k', nasty(), 'v', nasties()),
+                to_timestamp(pick(2000000000)) + pick(1000000) * interval '1 microsecond')::outer_row
+        $$ language sql volatile;
+        "#,
+    )
+    .await;
+    feed.sql("select setseed(0.5)").await;
+    feed.sql(&format!(
+        "insert into r select id, nasty(), array[array[nasty(), nasty()], array[nasty(), nasty()]], outer_one(),
+            array(select outer_one() from generate_series(1, pick(3))),
+            (random() - 0.5) * power(10, pick(60) - 30), (random() - 0.5) * power(10, pick(500) - 250), digits(),
+            timestamp '4000-01-01 BC' + random() * interval '10000 years', to_timestamp(random() * 1e10 - 5e9),
+            (random() - 0.5) * interval '1000 days 1 mon', to_jsonb(outer_one()) from generate_series(1, {ROWS}) id"
+    ))
+    .await;
+    let events = feed.events().await;
+    let rows = feed.texts("select row_to_json(r)::text from r order by id").await;
+    assert_eq!((events.len(), rows.len()), (1_000, 1_000));
+    for (event, row) in events.iter().zip(&rows) {
+        assert_eq!(event.member("after"), *row);
+        assert_eq!(event.member("undecoded"), "");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn types_of_extensions_are_strings() {
     let mut feed = Feed::start().await;
     let available = "select name from pg_available_extensions where name in ('hstore', 'citext')";

@@ -1,8 +1,8 @@
 //! Changes of rows → events.
 //!
 //! Invariant: the same change of the same transaction is the same event, byte for byte, whenever and wherever it is
-//! decoded: nothing here depends on a clock, a configuration or what was decoded before. A value that cannot be read
-//! never stops it; the event then carries its text and says so. Asks nothing of a server.
+//! decoded with the same [`Table`]: nothing here depends on a clock, a configuration or what was decoded before. A
+//! value that cannot be read never stops it; the event then carries its text and says so. Asks nothing of a server.
 //!
 //! `data` is one object: `op`, `before`, `after`, `changed`, `unchanged`, `undecoded` (only where there are any), of a
 //! truncation `cascade` and `restart_identity`, then `schema`, `table`, `xid`, `commit_lsn`, `commit_time`, `ordinal`.
