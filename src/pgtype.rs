@@ -1,13 +1,13 @@
 //! Values of Postgres, as the server writes them in text, → JSON.
 //!
-//! Invariant: [`write`] appends exactly one JSON value whatever text and type it is given, and never recurses deeper
+//! Invariant: [`write()`] appends exactly one JSON value whatever text and type it is given, and never recurses deeper
 //! than [`MAX_DEPTH`]; a text that is not what its type promises becomes a JSON string, and the caller is told.
 //!
 //! What a value looks like is what the server's own `to_json` gives, byte for byte, but for `bytea`, which is base64,
 //! and for types that a cast to `json` is declared for, such as `hstore`, which are strings. So integers and numerics
-//! are exact JSON numbers, whatever their size; `NaN` and the infinities are strings; timestamps are ISO 8601; `oid` and
-//! its like are strings. It assumes a session with `DateStyle` ISO and `bytea_output` hex, and asks no server: [`Types`]
-//! is taught by its owner.
+//! are exact JSON numbers, whatever their size; `NaN` and the infinities are strings; timestamps are ISO 8601; `oid`
+//! and its like are strings. It assumes a session with `DateStyle` ISO and `bytea_output` hex, and asks no server:
+//! [`Types`] is taught by its owner.
 
 mod array;
 mod builtin;
