@@ -69,10 +69,3 @@ create table oncue.backfills (
     constraint backfills_failure_has_its_reason check (state <> 'failed' or error is not null)
 );
 create index backfills_open on oncue.backfills (trigger, requested_at) where state in ('waiting', 'running');
-create function oncue.notify_backfill() returns trigger language plpgsql as $$
-begin
-    perform pg_notify('oncue_backfill', new.trigger);
-    return null;
-end $$;
-create trigger backfills_are_announced after insert or update of state on oncue.backfills
-    for each row execute function oncue.notify_backfill();

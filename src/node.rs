@@ -107,6 +107,8 @@ struct Shared {
     limits: codec::Limits,
     retention: Duration,
     dev: bool,
+    /// How many backfills of any feed are open, as the last pulse said.
+    backfills: watch::Sender<i64>,
     sources: BTreeMap<String, Source>,
     /// Told when rules were loaded, so that the node's sign of life has their version at once.
     reloaded: Arc<Notify>,
@@ -236,6 +238,7 @@ async fn assemble(
         limits: config.limits,
         retention: config.retention,
         dev: config.dev,
+        backfills: watch::channel(0).0,
         sources,
         reloaded: Arc::default(),
         outbox_due,

@@ -67,6 +67,8 @@ pub struct Context {
     pub notices: mpsc::Sender<Notice>,
     /// The positions and leases of change feeds.
     pub feeds: Feeds,
+    /// How many backfills of any feed are open.
+    pub backfills: watch::Receiver<i64>,
     /// Whether what is missing at the source is made without asking: `oncue dev`.
     pub dev: bool,
 }

@@ -18,6 +18,7 @@ mod error;
 mod message;
 mod name;
 mod publication;
+mod rows;
 mod server;
 mod slot;
 mod types;
@@ -28,11 +29,15 @@ pub use self::error::{SourceError, mending};
 pub use self::message::{PUBLISH_PREFIX, PUBLISH_SQL};
 pub use self::name::{IDENTIFIER_MAX, NameError, TableName, literal, quoted};
 pub use self::publication::{Publication, Restriction, add_statement, create_statement};
+pub use self::rows::{Chunk, Rows, Shape, ShapeColumn};
 pub use self::server::{OLDEST, Server};
 pub use self::slot::{PLUGIN, Slot};
 
 /// How the connections are called in `pg_stat_activity`.
 pub const APPLICATION_NAME: &str = "oncue";
+
+/// The prefix of the logical messages that mark the chunks of a snapshot in the stream.
+pub const MARK_PREFIX: &str = "oncue.mark";
 
 /// Statements of a bus at once: a trigger asks little, and connections are what a source has least of.
 const CONNECTIONS: u32 = 4;

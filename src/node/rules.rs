@@ -63,6 +63,7 @@ pub(super) async fn follow(shared: Shared, planes: watch::Sender<Option<ControlP
                     }
                     shared.dispatcher.due_in_ms(pulse.next_due_ms);
                     outbox::due_in_ms(&shared, pulse.outbox_due_ms);
+                    shared.backfills.send_replace(pulse.open_backfills);
                 }
                 Err(error) => tracing::debug!(%error, "cannot ask for the version of the rules"),
             },

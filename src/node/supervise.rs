@@ -123,6 +123,7 @@ fn start(shared: &Shared, row: &TriggerRow, notices: &mpsc::Sender<Notice>) -> R
         identity: row.identity.clone(),
         notices: notices.clone(),
         feeds: Feeds::new(shared.store.clone(), shared.name.clone()),
+        backfills: shared.backfills.subscribe(),
         dev: shared.dev,
     };
     let task = shared.drain.spawn(format!("trigger {}", row.name), triggers::run(spec, source, context));

@@ -26,6 +26,8 @@ pub struct Pulse {
     pub next_due_ms: Option<i64>,
     /// The same of the outbox.
     pub outbox_due_ms: Option<i64>,
+    /// Backfills of any feed that have not ended.
+    pub open_backfills: i64,
 }
 
 impl Store {
@@ -38,12 +40,18 @@ impl Store {
             r#"select version as "version!",
                    (select (extract(epoch from min(greatest(next_at, lease_until)) - now()) * 1000)::bigint
                     from oncue.parked) as next_due_ms,
-                   (select (extract(epoch from min(next_at) - now()) * 1000)::bigint from oncue.outbox) as outbox_due_ms
+                   (select (extract(epoch from min(next_at) - now()) * 1000)::bigint from oncue.outbox) as outbox_due_ms,
+                   (select count(*) from oncue.backfills where state in ('waiting', 'running')) as "open_backfills!"
                from oncue.ruleset"#
         )
         .fetch_one(&self.pool)
         .await?;
-        Ok(Pulse { ruleset_version: row.version, next_due_ms: row.next_due_ms, outbox_due_ms: row.outbox_due_ms })
+        Ok(Pulse {
+            ruleset_version: row.version,
+            next_due_ms: row.next_due_ms,
+            outbox_due_ms: row.outbox_due_ms,
+            open_backfills: row.open_backfills,
+        })
     }
 
     /// Says that the node is there. A node that starts overwrites what an earlier one of its name left.

@@ -15,6 +15,7 @@ pub mod pgoutput;
 mod position;
 mod relations;
 mod session;
+mod snapshot;
 mod unmatched;
 
 use std::sync::Arc;
@@ -92,10 +93,11 @@ impl Follower {
             None => holding.insert(self.hold(tenure, &bound).await?),
         };
         let guard = guard::watch(self, held);
-        let session = self.session(held, &bound);
+        let meeting = snapshot::Meeting::default();
         tokio::select! {
-            ended = session => ended,
+            ended = self.session(held, &bound, &meeting) => ended,
             failure = guard => Err(failure),
+            failure = snapshot::run(self, held, &meeting) => Err(failure),
         }
     }
 

@@ -25,6 +25,8 @@ pub(super) struct Relations {
 /// A relation, and what is done with its rows.
 pub(super) struct Known {
     pub(super) table: Table,
+    /// Its name, and those of the partitioned tables that it is a partition of.
+    pub(super) family: Vec<TableName>,
     /// Whether the trigger follows it.
     pub(super) wanted: bool,
     /// By operation, whether any rule can want such an event; none before it was asked.
@@ -53,19 +55,12 @@ impl Relations {
             self.types.learn(rows);
         }
         let key = self.bus.key_columns(relation.oid).await.map_err(|e| Failure::Again(e.to_string()))?;
-        let wanted = self.is_wanted(relation).await?;
+        let mut family = vec![TableName::new(relation.schema.as_ref(), relation.name.as_ref())];
+        family.extend(self.bus.partition_ancestors(relation.oid).await.map_err(|e| Failure::Again(e.to_string()))?);
+        let wanted = self.wanted.is_empty() || family.iter().any(|table| self.wanted.contains(table));
         let table = Table::new(relation, &self.types, &key);
-        self.known.insert(relation.oid, Known { table, wanted, listened: [None; 5] });
+        self.known.insert(relation.oid, Known { table, family, wanted, listened: [None; 5] });
         Ok(())
-    }
-
-    async fn is_wanted(&self, relation: &Relation<'_>) -> Result<bool, Failure> {
-        let name = TableName::new(relation.schema.as_ref(), relation.name.as_ref());
-        if self.wanted.is_empty() || self.wanted.contains(&name) {
-            return Ok(true);
-        }
-        let above = self.bus.partition_ancestors(relation.oid).await.map_err(|e| Failure::Again(e.to_string()))?;
-        Ok(above.iter().any(|table| self.wanted.contains(table)))
     }
 
     /// What is known of the relation.

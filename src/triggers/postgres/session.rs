@@ -15,13 +15,16 @@ use crate::lsn::Lsn;
 use crate::telemetry;
 use crate::triggers::Failure;
 
+use self::window::{Recent, Window};
 use super::change::{Change, Op, Origin, Transaction};
 use super::pgoutput::{self, Message};
 use super::relations::Relations;
+use super::snapshot::Meeting;
 use super::unmatched::Unmatched;
 use super::{Follower, Holding, bind::Bound, position::Place, store_failure};
 
 mod hand_over;
+mod window;
 
 /// How far ahead `read_until` is written: at most this much WAL is looked up in the ledger after a crash.
 const READ_AHEAD: u64 = 16 << 20;
@@ -48,6 +51,9 @@ struct Session<'a> {
     since_rules: u32,
     unmatched: Unmatched,
     received: u64,
+    meeting: &'a Meeting,
+    window: Option<Window>,
+    recent: Recent,
     /// The end of what the server has sent, and when that was committed.
     sent: Lsn,
     committed_at: OffsetDateTime,
@@ -71,7 +77,7 @@ impl Open {
 
 impl Follower {
     /// Connects and follows until stopped.
-    pub(super) async fn session(&self, held: &Holding, bound: &Bound) -> Result<(), Failure> {
+    pub(super) async fn session(&self, held: &Holding, bound: &Bound, meeting: &Meeting) -> Result<(), Failure> {
         held.line.connected();
         let client = self.connect(held.line.settled()).await?;
         self.context.reading().await;
@@ -88,6 +94,9 @@ impl Follower {
             since_rules: 0,
             unmatched: Unmatched::new(),
             received: 0,
+            meeting,
+            window: None,
+            recent: Recent::default(),
             sent: held.line.settled(),
             committed_at: OffsetDateTime::now_utc(),
         };
@@ -208,6 +217,7 @@ impl Session<'_> {
             false => 1,
         };
         let facts = Transaction::new(xid, commit_lsn, commit_time_micros);
+        self.recent.push(xid);
         self.transaction = Some(Open { facts, next: 0, sent });
         self.follow_rules();
         Ok(())
@@ -283,6 +293,11 @@ impl Session<'_> {
             return Ok(());
         }
         self.received += 1;
+        if self.window.is_some() {
+            self.note(relation, &change);
+        }
+        let Some(open) = self.transaction.as_mut() else { return Ok(()) };
+        let Some(known) = self.relations.get(relation) else { return Ok(()) };
         let dispatcher = &self.follower.context.dispatcher;
         let trigger = &self.follower.context.name;
         let op: Op = change.op();

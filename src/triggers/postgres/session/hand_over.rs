@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::bus::postgres::PUBLISH_PREFIX;
+use crate::bus::postgres::{MARK_PREFIX, PUBLISH_PREFIX};
 use crate::delivery::DeliveryId;
 use crate::dispatch::Arrival;
 use crate::dispatch::budget::Credit;
@@ -94,8 +94,10 @@ impl Session<'_> {
 
     /// A message that was written with `oncue.publish` in the transaction; those of others are passed over.
     pub(super) async fn published(&mut self, place: Place, prefix: &str, content: Bytes) -> Result<(), Failure> {
-        if prefix != PUBLISH_PREFIX {
-            return Ok(());
+        match prefix {
+            PUBLISH_PREFIX => {}
+            MARK_PREFIX => return self.mark(&content).await,
+            _ => return Ok(()),
         }
         let limits = codec::Limits { max_bytes: EVENT_BYTES_MAX, ..self.follower.context.limits };
         let event = match codec::from_structured(&content, &limits) {
@@ -115,7 +117,7 @@ impl Session<'_> {
     }
 
     /// Waits for room; none when the trigger is told to stop or the lease is lost meanwhile.
-    async fn credit(&self, bytes: usize) -> Option<Credit> {
+    pub(super) async fn credit(&self, bytes: usize) -> Option<Credit> {
         let context = &self.follower.context;
         context.wait_for_store().await;
         tokio::select! {
