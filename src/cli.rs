@@ -26,6 +26,7 @@ mod init;
 mod match_offline;
 mod migrate;
 mod plan;
+mod progress;
 mod publish;
 mod report;
 mod rule;

@@ -85,8 +85,9 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         Some(path) => findings.ok("manifest", format!("{} is valid", path.display())),
         None => findings.ok("manifest", "none; the environment alone"),
     }
-    let tables = match context.lazy_store() {
-        Ok(store) => Box::pin(database::look(&store, &config.node, args.fix, &mut findings)).await,
+    let store = context.lazy_store();
+    let tables = match &store {
+        Ok(store) => Box::pin(database::look(store, &config.node, args.fix, &mut findings)).await,
         Err(error) => {
             findings.bad(
                 "postgres",
@@ -102,7 +103,10 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     for (name, bus) in &config.buses {
         match bus.kind {
             BusKind::Nats => Box::pin(nats::look(name, bus, config, tables.as_ref(), args.fix, &mut findings)).await,
-            BusKind::Postgres => Box::pin(postgres::look(name, bus, tables.as_ref(), &mut findings)).await,
+            BusKind::Postgres => {
+                let control = store.as_ref().ok().zip(tables.as_ref());
+                Box::pin(postgres::look(name, bus, control, &mut findings)).await;
+            }
         }
     }
     machine::look(&config.node, &mut findings);

@@ -1,6 +1,9 @@
-//! `oncue trigger`: lists, shows, pauses and resumes triggers.
+//! `oncue trigger`: lists, shows, pauses and resumes triggers, and has change feeds read tables again.
 //!
-//! Invariant: a gap, which says that events are missing, is not forgotten without `--accept-gap`.
+//! Invariant: a gap, which says that events are missing, is not forgotten without `--accept-gap` or `--resnapshot`.
+
+mod backfill;
+mod feed;
 
 use std::process::ExitCode;
 
@@ -10,12 +13,15 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::config::trigger_form;
-use crate::store::StoreError;
 use crate::store::control::{ControlPlane, TriggerRow};
+use crate::store::feeds::Restart;
+use crate::store::{Store, StoreError};
 use crate::triggers::spec::TriggerSpec;
 
 use super::arguments::Limit;
 use super::{Context, output};
+
+use self::feed::FeedFacts;
 
 /// What may be typed after `oncue trigger`.
 #[derive(Debug, clap::Args)]
@@ -45,7 +51,12 @@ enum Command {
         /// Go on although events between are lost
         #[arg(long)]
         accept_gap: bool,
+        /// The same for a change feed, and read its tables again, so that what was missed comes as rows
+        #[arg(long, conflicts_with = "accept_gap")]
+        resnapshot: bool,
     },
+    /// Have a change feed read the rows of a table, beside the changes that it follows
+    Backfill(backfill::Args),
 }
 
 #[derive(Serialize)]
@@ -57,6 +68,8 @@ struct Shown<'a> {
     error: Option<&'a str>,
     rules: Vec<&'a str>,
     spec: Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    feed: Option<FeedFacts>,
 }
 
 impl<'a> Shown<'a> {
@@ -71,6 +84,7 @@ impl<'a> Shown<'a> {
             rules: rules.map(|r| r.rule.name.as_str()).collect(),
             spec: TriggerSpec::parse(&row.kind, &row.spec)
                 .map_or_else(|_| row.spec.clone(), |spec| trigger_form(&row.bus, &spec).into()),
+            feed: None,
         }
     }
 }
@@ -80,26 +94,52 @@ impl<'a> Shown<'a> {
 /// # Errors
 /// Those of the database, a trigger that is not there.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
-    let tables = context.store().await?.control_plane().await.context("failed to read the triggers")?;
+    let store = context.store().await?;
+    let tables = store.control_plane().await.context("failed to read the triggers")?;
     match args.command {
         Command::List(limit) => list(&limit, &tables, context)?,
-        Command::Show { name } => context.output.one(&Shown::of(find(&tables, &name)?, &tables), text)?,
+        Command::Show { name } => {
+            let row = find(&tables, &name)?;
+            let mut shown = Shown::of(row, &tables);
+            shown.feed = FeedFacts::of(row, &store, context).await?;
+            context.output.one(&shown, text)?;
+        }
         Command::Pause { name } => {
             let row = find(&tables, &name)?;
             ensure!(row.state != "gap", "{name} is in a gap and reads nothing; see `oncue trigger show {name}`");
-            set_state(row, "paused", context).await?;
+            let before = store.set_trigger_state(&name, "paused").await?;
+            tell(row, "paused", before, context)?;
         }
-        Command::Resume { name, accept_gap } => {
+        Command::Resume { name, accept_gap, resnapshot } => {
             let row = find(&tables, &name)?;
-            ensure!(
-                accept_gap || row.state != "gap",
-                "{name} is in a gap, events are missing: {}; `oncue trigger resume {name} --accept-gap` goes on without them",
-                row.error.as_deref().unwrap_or("no range is known")
-            );
-            set_state(row, "active", context).await?;
+            let before = resume(row, &store, accept_gap, resnapshot).await?;
+            tell(row, "active", before, context)?;
         }
+        Command::Backfill(args) => return backfill::run(&args, find(&tables, &args.name)?, &store, context).await,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Makes the trigger active; gives the state that it had.
+async fn resume(row: &TriggerRow, store: &Store, accept_gap: bool, resnapshot: bool) -> anyhow::Result<String> {
+    let (name, is_feed) = (&row.name, row.kind == "postgres");
+    ensure!(is_feed || !resnapshot, "{name} is no change feed: --accept-gap goes on without what is missing");
+    if row.state != "gap" {
+        ensure!(!resnapshot, "{name} is in no gap: `oncue trigger backfill {name} --table …` reads a table again");
+        return Ok(store.set_trigger_state(name, "active").await?);
+    }
+    let again = if is_feed {
+        format!("; `oncue trigger resume {name} --resnapshot` reads the tables again")
+    } else {
+        String::new()
+    };
+    ensure!(
+        accept_gap || resnapshot,
+        "{name} is in a gap, events are missing: {}; `oncue trigger resume {name} --accept-gap` goes on without them{again}",
+        row.error.as_deref().unwrap_or("no range is known")
+    );
+    let restart = if resnapshot { Restart::Resnapshot } else { Restart::Accept };
+    Ok(if is_feed { store.accept_gap(name, restart).await? } else { store.set_trigger_state(name, "active").await? })
 }
 
 fn find<'a>(tables: &'a ControlPlane, name: &str) -> Result<&'a TriggerRow, StoreError> {
@@ -145,11 +185,9 @@ struct Changed<'a> {
     previous_state: String,
 }
 
-async fn set_state(row: &TriggerRow, state: &str, context: &Context) -> anyhow::Result<()> {
-    let previous_state = context.store().await?.set_trigger_state(&row.name, state).await?;
+fn tell(row: &TriggerRow, state: &str, previous_state: String, context: &Context) -> std::io::Result<()> {
     let changed = Changed { name: &row.name, state, previous_state };
-    context.output.one(&changed, |c| format!("{} is {} (before: {})", c.name, c.state, c.previous_state))?;
-    Ok(())
+    context.output.one(&changed, |c| format!("{} is {} (before: {})", c.name, c.state, c.previous_state))
 }
 
 fn text(shown: &Shown<'_>) -> String {
@@ -164,5 +202,9 @@ fn text(shown: &Shown<'_>) -> String {
     for (key, value) in spec.into_iter().flatten() {
         rows.push((key, value.as_str().map_or_else(|| value.to_string(), str::to_owned)));
     }
-    output::fields(&rows)
+    let mut text = output::fields(&rows);
+    if let Some(feed) = &shown.feed {
+        text.push_str(&feed.text());
+    }
+    text
 }

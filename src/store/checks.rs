@@ -223,6 +223,15 @@ impl Store {
         .await?)
     }
 
+    /// The node that has the lease `name`; none while nobody has it.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn lease_owner(&self, name: &str) -> Result<Option<String>, StoreError> {
+        let owner = sqlx::query_scalar!("select owner from oncue.leases where name = $1 and expires_at > now()", name);
+        Ok(owner.fetch_optional(&self.pool).await?)
+    }
+
     /// Transactions of this database that have been open for more than five minutes.
     ///
     /// # Errors

@@ -142,6 +142,7 @@ async fn a_publication_is_created_with_its_tables_and_seen_as_it_is() {
     let part = bus.publication("part").await.expect("it answers").expect("it is there");
     let [restriction] = &part.restricted[..] else { panic!("{:?}", part.restricted) };
     assert_eq!((restriction.rows.as_deref(), &restriction.columns[..]), (Some("(id > 7)"), &["id".to_owned()][..]));
+    assert_eq!(restriction.row_columns, ["id"]);
     assert!(part.insert && !part.update && !part.delete && !part.truncate);
     let leaves = bus.publication("leaves").await.expect("it answers").expect("it is there");
     assert_eq!((leaves.tables.clone(), leaves.missing(&names(&["parts"]))), (names(&["parts_1"]), vec![]));

@@ -17,6 +17,7 @@ mod examples;
 mod failures;
 mod feed;
 mod feed_bus;
+mod feed_cli;
 mod feed_publish;
 mod feed_snapshot;
 mod feed_types;

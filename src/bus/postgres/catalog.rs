@@ -2,6 +2,8 @@
 //!
 //! Invariant: reads only. Whatever is asked about may be gone by then: that is a fact and no error.
 
+use sqlx::AssertSqlSafe;
+
 use super::{PostgresBus, SourceError, TableName};
 
 /// What old values a table's updates and deletes carry.
@@ -146,5 +148,17 @@ impl PostgresBus {
         );
         let rows = rows.fetch_all(&mut *connection).await.map_err(|error| self.error(ACTION, error, &[]))?;
         Ok(rows.into_iter().map(|row| TableName::new(row.schema, row.name)).collect())
+    }
+    /// Whether `filter` is a condition on rows of `table` that this role may evaluate. It is planned and not run.
+    ///
+    /// # Errors
+    /// The server's words about the condition.
+    pub async fn check_filter(&self, table: &TableName, filter: &str) -> Result<(), SourceError> {
+        let action = format!("understand the condition on {table}");
+        let mut connection = self.connection(&action).await?;
+        // Prepared, so that it is one statement whatever the condition holds; the line feed ends a comment in it.
+        let statement = format!("explain select from {} where ({filter}\n)", table.quoted());
+        let planned = sqlx::query(AssertSqlSafe(statement)).persistent(false).execute(&mut *connection).await;
+        planned.map(drop).map_err(|error| self.error(&action, error, &[]))
     }
 }

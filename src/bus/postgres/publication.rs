@@ -39,6 +39,8 @@ pub struct Restriction {
     pub table: TableName,
     /// The condition on rows.
     pub rows: Option<String>,
+    /// The columns that it looks at.
+    pub row_columns: Vec<String>,
     /// The columns; empty for all.
     pub columns: Vec<String>,
 }
@@ -96,7 +98,14 @@ impl PostgresBus {
         let named = sqlx::query!(
             r#"select n.nspname::text as "schema!", c.relname::text as "name!", pg_get_expr(r.prqual, r.prrelid) as rows,
                 coalesce((select array_agg(a.attname::text order by a.attnum) from pg_attribute a
-                    where a.attrelid = r.prrelid and a.attnum = any (r.prattrs::int2[])), '{}') as "columns!"
+                    where a.attrelid = r.prrelid and a.attnum = any (r.prattrs::int2[])), '{}') as "columns!",
+                -- A column of the condition is a dependency, and so is one of the list.
+                coalesce((select array_agg(a.attname::text order by a.attnum) from pg_attribute a
+                    where r.prqual is not null and a.attrelid = r.prrelid and (r.prattrs is null
+                            or strpos(pg_get_expr(r.prqual, r.prrelid), quote_ident(a.attname)) > 0)
+                        and exists (select from pg_depend d where d.classid = 'pg_publication_rel'::regclass
+                            and d.objid = r.oid and d.refobjid = r.prrelid and d.refobjsubid = a.attnum
+                            and d.refobjsubid > 0)), '{}') as "row_columns!"
             from pg_publication_rel r join pg_class c on c.oid = r.prrelid join pg_namespace n on n.oid = c.relnamespace
             where r.prpubid = $1::bigint::oid order by 1, 2"#,
             row.oid
@@ -106,6 +115,7 @@ impl PostgresBus {
         let restricted = restricted.map(|row| Restriction {
             table: TableName::new(&row.schema, &row.name),
             rows: row.rows.clone(),
+            row_columns: row.row_columns.clone(),
             columns: row.columns.clone(),
         });
         Ok(Some(Publication {

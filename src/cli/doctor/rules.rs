@@ -66,11 +66,13 @@ fn triggers(tables: &ControlPlane, findings: &mut Findings) {
         let error = row.error.as_deref().unwrap_or("no reason was written");
         match row.state.as_str() {
             "paused" => findings.warn(about, "it is paused", format!("`oncue trigger resume {name}`")),
-            "gap" => findings.bad(
-                about,
-                format!("it is halted, its source has a gap: {error}"),
-                format!("find out what is missing, then `oncue trigger resume {name} --accept-gap`"),
-            ),
+            "gap" => {
+                let mut fix = format!("find out what is missing, then `oncue trigger resume {name} --accept-gap`");
+                if row.kind == "postgres" {
+                    fix.push_str(", or --resnapshot, which also reads the tables again");
+                }
+                findings.bad(about, format!("it is halted, its source has a gap: {error}"), fix);
+            }
             _ => {
                 if let Err(error) = TriggerSpec::parse(&row.kind, &row.spec) {
                     findings.bad(about, error.to_string(), "correct it in the manifest and `oncue apply`");

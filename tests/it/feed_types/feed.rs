@@ -42,7 +42,7 @@ impl Feed {
     pub async fn start() -> Self {
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         let dir = tempfile::Builder::new().prefix("oncue-it-").permissions(mode).tempdir().expect("a directory");
-        let server = start_postgres(dir.path()).await;
+        let server = start_postgres(dir.path(), &[]).await;
         Self { dir: Some(dir), ..Self::connect(server.url()).await }.with(server)
     }
 

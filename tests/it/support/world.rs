@@ -38,10 +38,15 @@ impl World {
 
     /// Servers with nothing in them.
     pub async fn without_tables() -> Self {
+        Self::with_settings(&[]).await
+    }
+
+    /// Servers with nothing in them; Postgres has these settings.
+    pub async fn with_settings(settings: &[(&str, &str)]) -> Self {
         // Postgres does not run as root, so another user must be able to enter.
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         let dir = tempfile::Builder::new().prefix("oncue-it-").permissions(mode).tempdir().expect("a directory");
-        let (postgres, nats_server) = tokio::join!(start_postgres(dir.path()), start_nats(dir.path()));
+        let (postgres, nats_server) = tokio::join!(start_postgres(dir.path(), settings), start_nats(dir.path()));
         let pool = PgPoolOptions::new().max_connections(6).connect_lazy(postgres.url()).expect("the address is valid");
         let nats = async_nats::connect(nats_server.url()).await.expect("nats-server answers");
         let jetstream = jetstream::new(nats.clone());
@@ -221,11 +226,12 @@ impl World {
 }
 
 /// A Postgres for one test, with nothing in it.
-pub async fn start_postgres(dir: &Path) -> PrivatePostgres {
+pub async fn start_postgres(dir: &Path, settings: &[(&str, &str)]) -> PrivatePostgres {
     let bin = find_postgres(&Overrides::default()).expect("Postgres binaries");
     let config = PostgresConfig {
         durable: false,
         template_dir: Some(kept("postgres-templates")),
+        settings: settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
         ..PostgresConfig::new(bin, dir.join("postgres"))
     };
     PrivatePostgres::start(config).await.expect("Postgres starts")
