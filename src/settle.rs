@@ -273,7 +273,8 @@ impl Worker {
                 Err(error) => error,
             };
             interruptions += u32::from(matches!(error, StoreError::Interrupted(_)));
-            let suspect = interruptions >= INTERRUPTIONS;
+            // A group is taken apart at once, so that what ends connections takes the others along once only.
+            let suspect = interruptions >= if batch.len() > 1 { 1 } else { INTERRUPTIONS };
             if (!error.is_transient() || suspect) && batch.len() > 1 {
                 tracing::warn!(%error, records = batch.len(), "settling one by one: the database refused the group");
                 return Box::pin(self.commit_apart(batch, quit)).await;

@@ -108,7 +108,6 @@ impl Guest {
                            and p.proowner = r.oid and p.prosecdef and p.proconfig is null and p.prosrc = $3)
              from (select (select oid from pg_roles where rolname = $1)) as r (oid)",
         )
-        .persistent(false)
         .bind(role)
         .bind(millis)
         .bind(BODY)
@@ -191,7 +190,7 @@ type Call<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArgumen
 fn bind(call: &str, name: &str, statement: &Statement, mode: &str) -> Call<'static> {
     let params: Vec<Option<String>> = statement.params.iter().map(text_of).collect();
     let types: Vec<&str> = statement.params.iter().map(type_of).collect();
-    let query = sqlx::query(AssertSqlSafe(call.to_owned())).persistent(false);
+    let query = sqlx::query(AssertSqlSafe(call.to_owned()));
     query
         .bind(name.to_owned())
         .bind(params)

@@ -416,3 +416,38 @@ async fn what_cannot_be_published_waits_in_the_outbox_and_holds_up_nothing() {
     assert!(ids.values().all(|count| *count == 1), "{ids:?}");
     two.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_example_books_each_payment_once_with_the_tables_of_its_readme() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/functions/ledger-entry");
+    let readme = std::fs::read_to_string(format!("{folder}/README.md")).expect("it is there");
+    let tables = readme.split("```sql").nth(1).and_then(|rest| rest.split("```").next()).expect("a block of SQL");
+    let component = std::fs::read(format!("{folder}/ledger-entry.wasm")).expect("the component is committed");
+    let world = World::start().await;
+    world.stream("PAYMENTS", &["payment.received"]).await;
+    world.stream("LEDGER", &["ledger.>"]).await;
+    world.sql(tables).await;
+    let spec = json!({ "grants": { "publish": ["main/ledger.*"], "sql": { "role": "bookkeeper" } } });
+    world.deploy("ledger-entry", &component, &spec).await;
+    world.jetstream_trigger("payments", "PAYMENTS", json!({})).await;
+    world
+        .sql("insert into oncue.rules (name, match_all, run, retry_max_attempts) values ('book', true, 'ledger-entry', 1)")
+        .await;
+    let node = Node::start(&world, "one").await;
+    let pay = |n: i32| (format!("p{n}"), format!(r#"{{"account":"ada","amount":{n}}}"#));
+    let others =
+        [("overdrawn", r#"{"account":"ada","amount":-1000000}"#), ("nobody", r#"{"account":"bob","amount":1}"#)];
+    let others = others.map(|(id, data)| (id.to_owned(), data.to_owned()));
+    world.publish_events("payment.received", (1..=100).map(pay).chain(others)).await;
+    done(&world, 100).await;
+    let (class, error) = death(&world, "overdrawn").await;
+    assert!(class == "sql" && error.contains("balance_is_not_negative"), "{class}: {error}");
+    assert_eq!(death(&world, "nobody").await, ("reject".to_owned(), "there is no account bob".to_owned()));
+    assert_eq!(world.row("select balance from accounts").await, json!({ "balance": 5050 }));
+    assert_eq!(
+        world.number("select count(*) from entries e join oncue.ledger l on l.delivery_id = e.delivery").await,
+        100
+    );
+    eventually("every event is published", async || world.stored("LEDGER").await == 100).await;
+    node.stop().await;
+}

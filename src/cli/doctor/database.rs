@@ -59,6 +59,7 @@ pub(super) async fn look(
     let alive = nodes_alive(&nodes, tables.version, findings);
     partitions(store, fix, findings).await;
     parked(store, alive, findings).await;
+    outbox(store, alive, findings).await;
     dead_letters(store, findings).await;
     long_transactions(store, findings).await;
     Some(tables)
@@ -208,6 +209,21 @@ async fn parked(store: &Store, alive: bool, findings: &mut Findings) {
         let text = format!("{} were claimed by a node that is gone", facts.expired_claims);
         findings.warn(about, text, "a node that runs takes them over within a second: start one with `oncue serve`");
     }
+}
+
+async fn outbox(store: &Store, alive: bool, findings: &mut Findings) {
+    let about = "outbox";
+    let Some(facts) = keep(store.outbox_facts().await, about, findings) else { return };
+    if facts.oldest_seconds <= OVERDUE_SECONDS {
+        return findings.ok(about, format!("{} events wait to be published", facts.pending));
+    }
+    let mut text = format!("{} events wait to be published, one for {:.0} s", facts.pending, facts.oldest_seconds);
+    if let Some(error) = &facts.error {
+        text.push_str(&format!("; {} failed, such as: {error}", facts.failed));
+    }
+    let fix = "make the stream or the bus that is missing: they go out by themselves within a minute; or give them up: \
+               delete from oncue.outbox where bus = 'BUS' and subject = 'SUBJECT';";
+    findings.warn(about, text, if alive { fix } else { "`oncue serve`: nobody publishes them" });
 }
 
 async fn dead_letters(store: &Store, findings: &mut Findings) {
