@@ -133,6 +133,12 @@ impl Dispatcher {
         &self.inner.functions
     }
 
+    /// Where emitted events go.
+    #[must_use]
+    pub fn outputs(&self) -> &Outputs {
+        &self.inner.outputs
+    }
+
     /// The settler.
     #[must_use]
     pub fn settler(&self) -> &Settler {

@@ -20,7 +20,7 @@ use super::Inner;
 use super::observe::{Seen, SeenAttempt};
 use super::ownership::Pressure;
 
-use self::attempt::Tried;
+use self::attempt::{Left, Tried};
 use self::delivery::Leaving;
 pub(super) use self::delivery::{Delivery, NotRunnable};
 
@@ -87,6 +87,10 @@ impl Inner {
                 None => return Ended::Abandoned,
             }
         }
+        if delivery.is_pressed() {
+            let next = delivery.park_for_pressure();
+            return self.settle(delivery, Vec::new(), next).await;
+        }
         match self.attempts(&delivery).await {
             Some(Tries::Ended(attempts, next)) => self.settle(delivery, attempts, next).await,
             Some(Tries::Settled(settled)) => self.left(delivery.leave().2, Fate::DONE, settled.as_ref()),
@@ -145,11 +149,9 @@ impl Inner {
         loop {
             let inline = u32::try_from(rows.len()).unwrap_or(u32::MAX) + 1;
             let attempt = delivery.attempts_before + inline;
-            let Some(mut tried) = self.attempt(delivery, attempt).await else {
-                let last = rows.last_mut()?;
-                // A try failed and the node stops before the next: what is due later is tried elsewhere.
-                AttemptRow::park(last);
-                return Some(Tries::Ended(rows, delivery.park("stopped", None, Duration::ZERO, false)));
+            let mut tried = match self.attempt(delivery, attempt).await {
+                Ok(tried) => tried,
+                Err(left) => return not_begun(delivery, rows, left),
             };
             if let Some(sql) = tried.sql.take() {
                 match self.apply(delivery, rows.clone(), attempt, &tried, sql).await {
@@ -296,6 +298,18 @@ fn settlement_name(settlement: &Settlement) -> &'static str {
         Settlement::Park { .. } => "parked",
         Settlement::Dead => "dead",
     }
+}
+
+/// What becomes of a delivery whose next try did not begin: one that never began is left to its source when the node
+/// stops.
+fn not_begun(delivery: &Delivery, mut rows: Vec<AttemptRow>, left: Left) -> Option<Tries> {
+    let next = match left {
+        Left::Stopped if rows.is_empty() => return None,
+        Left::Stopped => delivery.park("stopped", None, Duration::ZERO, false),
+        Left::Pressed => delivery.park_for_pressure(),
+    };
+    rows.last_mut().into_iter().for_each(AttemptRow::park);
+    Some(Tries::Ended(rows, next))
 }
 
 fn next_name(next: &Next) -> &'static str {

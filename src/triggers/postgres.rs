@@ -14,6 +14,7 @@ mod lease;
 pub mod pgoutput;
 mod position;
 mod relations;
+mod relay;
 mod session;
 mod snapshot;
 mod unmatched;

@@ -23,6 +23,8 @@ pub struct Server {
     pub timeline: Option<u32>,
     /// The database of the connection.
     pub database: String,
+    /// The encoding of that database.
+    pub encoding: String,
     /// `logical` for a source.
     pub wal_level: String,
     /// Up to where the WAL is written (on a standby: replayed).
@@ -88,6 +90,13 @@ impl Server {
                 self.wal_level
             ));
         }
+        if self.encoding == "SQL_ASCII" {
+            return Some(format!(
+                "the database {:?} has the encoding SQL_ASCII, which does not say what its texts are: the first that is \
+                 no UTF-8 would end the feed; move the data to a database with the encoding UTF8",
+                self.database
+            ));
+        }
         if !self.can_replicate {
             let role = super::quoted(&self.role);
             return Some(format!("the role may not replicate: run `alter role {role} replication`"));
@@ -111,6 +120,7 @@ impl PostgresBus {
                 case when pg_is_in_recovery() then null
                     else left(pg_walfile_name(pg_current_wal_lsn()), 8) end as timeline,
                 current_database()::text as "database!",
+                current_setting('server_encoding') as "encoding!",
                 current_setting('wal_level') as "wal_level!",
                 (case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
                     else pg_current_wal_lsn() end)::text as "wal_lsn!",
@@ -138,6 +148,7 @@ impl PostgresBus {
             system_id: row.system_id,
             timeline: row.timeline.and_then(|digits| u32::from_str_radix(&digits, 16).ok()),
             database: row.database,
+            encoding: row.encoding,
             wal_level: row.wal_level,
             wal_lsn: self.lsn(ACTION, &row.wal_lsn)?,
             slot_wal_max: u64::try_from(row.slot_wal_max).ok().map(|mib| mib.saturating_mul(MIB)),
@@ -176,6 +187,7 @@ mod tests {
             system_id: "7".to_owned(),
             timeline: Some(1),
             database: "app".to_owned(),
+            encoding: "UTF8".to_owned(),
             wal_level: "logical".to_owned(),
             wal_lsn: Lsn(1),
             slot_wal_max: None,

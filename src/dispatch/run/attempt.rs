@@ -29,6 +29,15 @@ pub(super) struct Tried {
     pub(super) sql: Option<Sql>,
 }
 
+/// Why a try did not begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    /// The node stops.
+    Stopped,
+    /// It waited, and its source is about to lose what is behind it.
+    Pressed,
+}
+
 /// Statements, and the role that they run under.
 pub(super) struct Sql {
     pub(super) role: String,
@@ -53,11 +62,11 @@ impl Inner {
         self.functions.version(name, *version)
     }
 
-    /// One try; none when the node stops before it began.
-    pub(super) async fn attempt(&self, delivery: &Delivery, attempt: u32) -> Option<Tried> {
+    /// One try, if it comes to that.
+    pub(super) async fn attempt(&self, delivery: &Delivery, attempt: u32) -> Result<Tried, Left> {
         if let Some(rate) = &delivery.rule.rule.rate {
             let turn = self.rates.wait(&delivery.subject.rule, rate, delivery.rate_key.as_deref());
-            self.unless_stopped(turn).await?;
+            self.in_turn(delivery, turn).await?;
         }
         let done = match (&delivery.subject.function, &delivery.rule.rule.target) {
             (Some((name, version)), _) => return self.invoke(delivery, attempt, name, *version).await,
@@ -67,15 +76,17 @@ impl Inner {
                 Tried::from(Outcome::Denied(text))
             }
         };
-        Some(done)
+        Ok(done)
     }
 
-    async fn unless_stopped<T>(&self, turn: impl Future<Output = T>) -> Option<T> {
+    /// Waits for `turn`, unless the node stops or the source suffers too much from what waits.
+    async fn in_turn<T>(&self, delivery: &Delivery, turn: impl Future<Output = T>) -> Result<T, Left> {
         let stop = self.drain.token().stop_reading;
         tokio::select! {
             biased;
-            () = stop.cancelled() => None,
-            turn = turn => Some(turn),
+            () = stop.cancelled() => Err(Left::Stopped),
+            turn = turn => Ok(turn),
+            () = delivery.pressed() => Err(Left::Pressed),
         }
     }
 
@@ -94,15 +105,15 @@ impl Inner {
         Tried { report: Report { started_at, micros, ..not_run(outcome) }, outputs, sql: None }
     }
 
-    async fn invoke(&self, delivery: &Delivery, attempt: u32, name: &str, version: u32) -> Option<Tried> {
+    async fn invoke(&self, delivery: &Delivery, attempt: u32, name: &str, version: u32) -> Result<Tried, Left> {
         let Some(entry) = self.functions.version(name, version) else {
             let text =
                 format!("function {name}@{version} is not there: `oncue function show {name}` lists its versions");
-            return Some(Tried::from(Outcome::Broken(text)));
+            return Ok(Tried::from(Outcome::Broken(text)));
         };
-        let loaded = match self.unless_stopped(self.functions.load(&entry)).await? {
+        let loaded = match self.in_turn(delivery, self.functions.load(&entry)).await? {
             Ok(loaded) => loaded,
-            Err(error) => return Some(Tried::from(Outcome::Broken(error))),
+            Err(error) => return Ok(Tried::from(Outcome::Broken(error))),
         };
         let context = CallContext {
             delivery_id: delivery.subject.id.to_string(),
@@ -114,15 +125,15 @@ impl Inner {
         };
         let mut report = {
             // The function's permit first: a slow function's queue must not take the node's permits.
-            let _function = self.unless_stopped(entry.permits.acquire()).await?;
-            let _node = self.unless_stopped(self.permits.acquire()).await?;
+            let _function = self.in_turn(delivery, entry.permits.acquire()).await?;
+            let _node = self.in_turn(delivery, self.permits.acquire()).await?;
             self.functions.runtime().invoke(&loaded, &delivery.event, &context).await
         };
         telemetry::ran(name, report.outcome.class(), Duration::from_micros(report.micros), report.fuel);
-        let Outcome::Ok(effects) = &mut report.outcome else { return Some(Tried::from(report)) };
+        let Outcome::Ok(effects) = &mut report.outcome else { return Ok(Tried::from(report)) };
         match self.emit(delivery, &entry, std::mem::take(effects)).await {
-            Ok((outputs, sql)) => Some(Tried { report, outputs, sql }),
-            Err(outcome) => Some(Tried::from(Report { outcome, ..report })),
+            Ok((outputs, sql)) => Ok(Tried { report, outputs, sql }),
+            Err(outcome) => Ok(Tried::from(Report { outcome, ..report })),
         }
     }
 

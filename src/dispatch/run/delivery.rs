@@ -3,7 +3,7 @@
 //! Invariant: a delivery from a claim runs the function version that it was parked with. Nothing here runs or waits.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
@@ -19,6 +19,12 @@ use crate::store::settle::{Fence, Next, Record, Subject};
 
 /// Process deaths after which a delivery is a dead letter.
 const DEATHS_MAX: u32 = 3;
+
+/// How long a delivery may wait for its turn while its source is under pressure.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// When what was parked for pressure is tried.
+const PRESSURE_PAUSE: Duration = Duration::from_secs(10);
 
 /// A delivery on its way.
 #[derive(Debug)]
@@ -37,6 +43,8 @@ pub(in crate::dispatch) struct Delivery {
     pub(in crate::dispatch) claim: Option<Uuid>,
     /// The lease that its event was read under, where only one node may read.
     pub(in crate::dispatch) ownership: Option<Arc<Ownership>>,
+    /// When it came.
+    since: Instant,
     pub(super) ticket: Ticket,
 }
 
@@ -103,6 +111,7 @@ impl Delivery {
             suspect: false,
             claim,
             ownership: None,
+            since: Instant::now(),
             ticket,
         }
     }
@@ -163,6 +172,7 @@ impl Delivery {
             suspect: claim.suspect,
             claim: Some(claim.token),
             ownership: None,
+            since: Instant::now(),
             ticket,
         })
     }
@@ -189,6 +199,27 @@ impl Delivery {
         let next_waits = claim.is_some() && (subject.ordering_key.is_some() || suspect);
         let leaving = Leaving { rule: subject.rule.clone(), claim, next_waits, ticket };
         (subject, ownership.map(|o| o.fence()), leaving)
+    }
+
+    /// Whether it has waited, and its source is about to lose what is behind it.
+    pub(super) fn is_pressed(&self) -> bool {
+        self.pressure() == Pressure::Red && self.since.elapsed() >= PATIENCE
+    }
+
+    /// Returns once it `is_pressed`.
+    pub(super) async fn pressed(&self) {
+        if self.ownership.is_none() {
+            std::future::pending::<()>().await;
+        }
+        while !self.is_pressed() {
+            tokio::time::sleep(PATIENCE).await;
+        }
+    }
+
+    /// Parks it unrun, so that its source may move on.
+    pub(super) fn park_for_pressure(&self) -> Next {
+        let error = "its source keeps more WAL than is safe, and it had to wait for its turn".to_owned();
+        self.park("wal_pressure", Some(error), PRESSURE_PAUSE, false)
     }
 
     /// How much its source suffers from what is not settled.

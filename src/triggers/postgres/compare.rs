@@ -139,6 +139,7 @@ mod tests {
             system_id: "1".to_owned(),
             timeline: Some(1),
             database: "app".to_owned(),
+            encoding: "UTF8".to_owned(),
             wal_level: "logical".to_owned(),
             wal_lsn: Lsn(1_000),
             slot_wal_max: Some(1 << 30),

@@ -13,6 +13,9 @@ use crate::triggers::Failure;
 use super::change::{Op, Table};
 use super::pgoutput::Relation;
 
+/// Oids below this belong to the system (`FirstNormalObjectId` of Postgres).
+const FIRST_OWN_TYPE: u32 = 16_384;
+
 /// The relations that a connection has told of.
 pub(super) struct Relations {
     bus: PostgresBus,
@@ -49,7 +52,10 @@ impl Relations {
 
     /// Takes in a relation message.
     pub(super) async fn learn(&mut self, relation: &Relation<'_>) -> Result<(), Failure> {
-        let missing = self.types.missing(relation.columns.iter().map(|column| column.ty));
+        let used = relation.columns.iter().map(|column| column.ty);
+        let mut missing = self.types.missing(used.clone());
+        // Types that somebody made may have been altered since: a composite type gets an attribute.
+        missing.extend(used.filter(|ty| *ty >= FIRST_OWN_TYPE));
         if !missing.is_empty() {
             let rows = self.bus.types(&missing).await.map_err(|e| Failure::Again(e.to_string()))?;
             self.types.learn(rows);

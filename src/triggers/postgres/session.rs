@@ -19,6 +19,7 @@ use self::window::{Recent, Window};
 use super::change::{Change, Op, Origin, Transaction};
 use super::pgoutput::{self, Message};
 use super::relations::Relations;
+use super::relay::{self, Relay, Relayed, Route};
 use super::snapshot::Meeting;
 use super::unmatched::Unmatched;
 use super::{Follower, Holding, bind::Bound, position::Place, store_failure};
@@ -32,6 +33,8 @@ const READ_AHEAD: u64 = 16 << 20;
 const TICK: Duration = Duration::from_secs(1);
 /// Silence after which the connection is taken to be dead: the server sends a sign of life three times as often.
 const SILENCE: Duration = Duration::from_secs(60);
+/// How long what was handed to the relay may take to be sent when reading ends.
+const FAREWELL: Duration = Duration::from_secs(5);
 /// How many messages are taken before rules are looked at again within one transaction.
 const RULES_EVERY: u32 = 1_024;
 /// Held without getting anywhere this often, and what was under way may be what kills nodes.
@@ -52,6 +55,7 @@ struct Session<'a> {
     unmatched: Unmatched,
     received: u64,
     meeting: &'a Meeting,
+    relay: Option<(Route, mpsc::Sender<Relayed>)>,
     window: Option<Window>,
     recent: Recent,
     /// The end of what the server has sent, and when that was committed.
@@ -78,6 +82,7 @@ impl Open {
 impl Follower {
     /// Connects and follows until stopped.
     pub(super) async fn session(&self, held: &Holding, bound: &Bound, meeting: &Meeting) -> Result<(), Failure> {
+        let (relay, relaying) = self.relay();
         held.line.connected();
         let client = self.connect(held.line.settled()).await?;
         self.context.reading().await;
@@ -95,17 +100,49 @@ impl Follower {
             unmatched: Unmatched::new(),
             received: 0,
             meeting,
+            relay,
             window: None,
             recent: Recent::default(),
             sent: held.line.settled(),
             committed_at: OffsetDateTime::now_utc(),
         };
-        let ended = session.run(client).await;
+        tokio::pin!(relaying);
+        let ended = tokio::select! {
+            ended = session.run(client) => ended,
+            () = &mut relaying => Err(Failure::Again("the relay ended".to_owned())),
+        };
         session.unmatched.flush(&self.context.name, &self.context.dispatcher).await;
         if ended.is_ok() {
             tracing::info!(trigger = %self.context.name, "trigger stopped reading");
+            // What was handed to the relay is sent; without the session's end of the queue it ends by itself.
+            if session.relay.take().is_some() && tokio::time::timeout(FAREWELL, relaying).await.is_err() {
+                tracing::warn!(trigger = %self.context.name, "the bus is away: what was not relayed comes again");
+            }
         }
         ended
+    }
+}
+
+impl Follower {
+    /// Where events are relayed to, and the work of it; it never ends without a relay.
+    fn relay(&self) -> (Option<(Route, mpsc::Sender<Relayed>)>, impl Future<Output = ()>) {
+        let route = self.spec.relay().map(|(bus, prefix)| Route { bus: bus.to_owned(), prefix: prefix.to_owned() });
+        let (queue, queued) = mpsc::channel(relay::QUEUE);
+        let context = &self.context;
+        let relay = Relay {
+            trigger: Arc::clone(&context.name),
+            outputs: context.dispatcher.outputs().clone(),
+            dispatcher: context.dispatcher.clone(),
+            health: context.health.clone(),
+        };
+        let wanted = route.is_some();
+        let work = async move {
+            match wanted {
+                true => relay.run(queued).await,
+                false => std::future::pending().await,
+            }
+        };
+        (route.map(|route| (route, queue)), work)
     }
 }
 
@@ -300,8 +337,9 @@ impl Session<'_> {
         let Some(known) = self.relations.get(relation) else { return Ok(()) };
         let dispatcher = &self.follower.context.dispatcher;
         let trigger = &self.follower.context.name;
+        let relayed = self.relay.is_some();
         let op: Op = change.op();
-        let listened = known.is_listened(op, |ty| dispatcher.listens(trigger, ty));
+        let listened = relayed || known.is_listened(op, |ty| dispatcher.listens(trigger, ty));
         if !listened {
             if !self.held.line.pass(place) {
                 return Ok(());

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use time::OffsetDateTime;
 
 use crate::bus::postgres::{MARK_PREFIX, PUBLISH_PREFIX};
 use crate::delivery::DeliveryId;
@@ -19,10 +20,18 @@ use crate::triggers::Failure;
 
 use super::super::pgoutput;
 use super::super::position::Place;
+use super::super::relay::Relayed;
 use super::Session;
 
 /// The largest row that becomes an event: above it, a dead letter. Functions have 64 MiB of memory by default.
 const EVENT_BYTES_MAX: usize = 16 << 20;
+
+/// What names an event at its source for ever, and how often it may have been sent.
+pub(super) struct Identity {
+    pub(super) at: OffsetDateTime,
+    pub(super) key: Vec<u8>,
+    pub(super) sent: u32,
+}
 
 impl Session<'_> {
     /// Hands an event over; `raw` is the message that it came in.
@@ -33,19 +42,32 @@ impl Session<'_> {
         }
         let Some(credit) = self.credit(event.size() + raw.len()).await else { return Ok(()) };
         let Some(open) = &self.transaction else { return Ok(()) };
-        let (at, sent) = (open.facts.commit_time, open.sent);
+        let identity = Identity { at: open.facts.commit_time, key: self.transport_key(place), sent: open.sent };
         let Some(number) = self.held.line.enter(place) else { return Ok(()) };
+        self.deliver(event, identity, Ticket::new(number, self.release.clone(), credit)).await;
+        Ok(())
+    }
+
+    /// Gives an event that was entered to the dispatcher, or to the relay.
+    pub(super) async fn deliver(&self, event: Arc<Event>, identity: Identity, ticket: Ticket) {
+        let context = &self.follower.context;
+        if let Some((route, queue)) = &self.relay {
+            let rejected = self.rejected(&identity, "relay", String::new(), event.data.to_vec());
+            // The other end goes with the connection; what was not sent comes again.
+            let _ = queue.send(Relayed { output: route.output(&event), ticket, rejected }).await;
+            return;
+        }
+        let Identity { at, key, sent } = identity;
         let arrival = Arrival {
-            trigger: Arc::clone(&self.follower.context.name),
+            trigger: Arc::clone(&context.name),
             event,
             at,
-            transport_key: self.transport_key(place),
+            transport_key: key,
             sent,
             ownership: Some(Arc::clone(&self.held.tenure.ownership)),
-            ticket: Ticket::new(number, self.release.clone(), credit),
+            ticket,
         };
-        self.follower.context.dispatcher.accept(arrival).await;
-        Ok(())
+        context.dispatcher.accept(arrival).await;
     }
 
     /// Keeps a message that could not become an event.
@@ -57,27 +79,33 @@ impl Session<'_> {
         raw: &Bytes,
     ) -> Result<(), Failure> {
         let Some(credit) = self.credit(raw.len()).await else { return Ok(()) };
-        let Some(open) = &self.transaction else { return Ok(()) };
-        let at = open.facts.commit_time;
         let Some(number) = self.held.line.enter(place) else { return Ok(()) };
         let ticket = Ticket::new(number, self.release.clone(), credit);
+        let at = self.transaction.as_ref().map_or(OffsetDateTime::UNIX_EPOCH, |open| open.facts.commit_time);
+        let identity = Identity { at, key: self.transport_key(place), sent: 1 };
+        let rejected = self.rejected(&identity, class, error, raw.to_vec());
         let context = &self.follower.context;
-        let transport_key = self.transport_key(place);
-        let headers =
-            serde_json::json!([["Postgres-Lsn", place.0.to_string()], ["Postgres-Xid", open.facts.xid.to_string()]]);
-        let rejected = Rejected {
-            id: DeliveryId::derive(at, &context.name, &transport_key, "", 0),
-            trigger: context.name.to_string(),
-            class,
-            error,
-            raw: raw.to_vec(),
-            headers: headers.to_string().into_bytes(),
-            transport_key,
-            fence: Some(self.held.tenure.ownership.fence()),
-        };
         let dispatcher = context.dispatcher.clone();
         context.drain.spawn("reject", async move { dispatcher.reject(rejected, ticket).await });
         Ok(())
+    }
+
+    fn rejected(&self, identity: &Identity, class: &'static str, error: String, raw: Vec<u8>) -> Rejected {
+        let name = &self.follower.context.name;
+        let headers = self.transaction.as_ref().map(|open| {
+            let (lsn, xid) = (open.facts.commit_lsn.to_string(), open.facts.xid.to_string());
+            serde_json::json!([["Postgres-Lsn", lsn], ["Postgres-Xid", xid]])
+        });
+        Rejected {
+            id: DeliveryId::derive(identity.at, name, &identity.key, "", 0),
+            trigger: name.to_string(),
+            class,
+            error,
+            raw,
+            headers: headers.unwrap_or_else(|| serde_json::json!([])).to_string().into_bytes(),
+            transport_key: identity.key.clone(),
+            fence: Some(self.held.tenure.ownership.fence()),
+        }
     }
 
     /// Keeps a message that no decoder understands. A relation that cannot be read would make nonsense of its rows.

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::dispatch::Arrival;
 use crate::dispatch::ticket::Ticket;
 use crate::event::Event;
 use crate::function::hex;
@@ -18,6 +17,7 @@ use super::super::change::{Change, Op, Table};
 use super::super::pgoutput::{Old, Tuple, Value};
 use super::super::snapshot::{Announced, Handed, KeyedRow, ReadChunk, key_of};
 use super::Session;
+use super::hand_over::Identity;
 
 /// Transactions whose numbers are remembered: more than can be between their commit record and their being visible.
 const RECENT: usize = 10_000;
@@ -131,7 +131,7 @@ impl Session<'_> {
             return Ok(());
         }
         let (name, dispatcher) = (&self.follower.context.name, &self.follower.context.dispatcher);
-        let listened = dispatcher.listens(name, chunk.table.event_type(Op::Read));
+        let listened = self.relay.is_some() || dispatcher.listens(name, chunk.table.event_type(Op::Read));
         let (mut events, mut superseded) = (0, 0);
         for keyed in &chunk.rows {
             if window.changed.contains(&keyed.key) {
@@ -145,17 +145,9 @@ impl Session<'_> {
                 continue;
             }
             let Some(credit) = self.credit(event.size()).await else { return Ok(()) };
-            let transport_key = [chunk.backfill.as_bytes().as_slice(), &keyed.key].concat();
-            let arrival = Arrival {
-                trigger: Arc::clone(&self.follower.context.name),
-                event,
-                at: chunk.at,
-                transport_key,
-                sent: chunk.sent,
-                ownership: Some(Arc::clone(&self.held.tenure.ownership)),
-                ticket: Ticket::new(events, chunk.release.clone(), credit),
-            };
-            self.follower.context.dispatcher.accept(arrival).await;
+            let key = [chunk.backfill.as_bytes().as_slice(), &keyed.key].concat();
+            let identity = Identity { at: chunk.at, key, sent: chunk.sent };
+            self.deliver(event, identity, Ticket::new(events, chunk.release.clone(), credit)).await;
             events += 1;
         }
         tell(chunk.handed, Handed::Over { events, superseded });
