@@ -200,12 +200,14 @@ async fn assemble(
         let bus = match bus_config.kind {
             BusKind::Nats => {
                 let bus = nats::connect_forever(name, bus_config).await?;
-                targets.insert(name.clone(), Target { bus: bus.clone(), publishing: bus_config.publish });
+                let target = Target::Nats { bus: bus.clone(), publishing: bus_config.publish };
+                targets.insert(name.clone(), target);
                 buses::watch_nats(name, &bus, &health, &drain);
                 Connection::Nats(bus)
             }
             BusKind::Postgres => {
                 let bus = PostgresBus::new(name, bus_config)?;
+                targets.insert(name.clone(), Target::Postgres(bus.clone()));
                 buses::watch_postgres(&bus, &health, &drain);
                 Connection::Postgres(bus)
             }

@@ -1,7 +1,8 @@
 //! Publishes what functions emit and what rules forward.
 //!
 //! Invariant: everything that an output says about where it came from is written here, out of a guest's reach: its id,
-//! its hops, its cause. The same delivery publishes the same ids on every attempt, so that receivers can dedupe.
+//! its hops, its cause. The same delivery publishes the same ids on every attempt, so that receivers can dedupe. What
+//! one delivery publishes to a Postgres is one transaction.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use async_nats::jetstream::message::PublishMessage;
 
 use crate::bus::Publishing;
 use crate::bus::nats::NatsBus;
+use crate::bus::postgres::{PostgresBus, SourceError};
 use crate::delivery::DeliveryId;
 use crate::event::codec::{self, DecodeError};
 use crate::event::{AttributeValue, CAUSE, Event, HOPS, TRACEPARENT};
@@ -19,13 +21,21 @@ use crate::event::{AttributeValue, CAUSE, Event, HOPS, TRACEPARENT};
 /// How long one publish may take, acknowledgement included.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Bytes of events that the outbox's relay writes in one transaction of a Postgres.
+const TRANSACTION_BYTES: usize = 4 << 20;
+
 /// A bus that can be published to.
 #[derive(Clone, Debug)]
-pub struct Target {
-    /// The connection.
-    pub bus: NatsBus,
-    /// What publishing means on it.
-    pub publishing: Publishing,
+pub enum Target {
+    /// NATS.
+    Nats {
+        /// The connection.
+        bus: NatsBus,
+        /// What publishing means on it.
+        publishing: Publishing,
+    },
+    /// Postgres: logical messages that change feeds read.
+    Postgres(PostgresBus),
 }
 
 /// The buses of a node, by name.
@@ -105,15 +115,23 @@ impl Outputs {
     /// Publishes `outputs` in order; returns when every one is stored (or sent, on a bus that publishes by core NATS).
     ///
     /// # Errors
-    /// The first output that was not stored. Those before it may have been: the same ids come again on the next try.
+    /// The first output that was not stored. Others may have been: the same ids come again on the next try.
     pub async fn publish(&self, outputs: &[Output]) -> Result<(), OutputError> {
         let work = async {
             let mut acknowledgements = Vec::with_capacity(outputs.len());
+            let mut transactions = Transactions::default();
             for output in outputs {
-                let target = self.targets.get(&output.bus).ok_or_else(|| OutputError::NoBus(output.bus.clone()))?;
-                if let Some(ack) = send(target, output).await? {
-                    acknowledgements.push((output, ack));
+                match self.target(output)? {
+                    Target::Nats { bus, publishing } => {
+                        if let Some(ack) = send(bus, *publishing, output).await? {
+                            acknowledgements.push((output, ack));
+                        }
+                    }
+                    Target::Postgres(bus) => transactions.add(bus, output),
                 }
+            }
+            for (bus, outputs) in transactions.whole {
+                commit(bus, &outputs).await.map_err(|error| failed(outputs[0], &error))?;
             }
             for (output, ack) in acknowledgements {
                 ack.await.map_err(|error| refused(output, &error))?;
@@ -128,22 +146,35 @@ impl Outputs {
             }),
         }
     }
-}
 
-impl Outputs {
     /// Publishes each of `outputs` that can be, in order, and says of each how that went.
     pub async fn publish_each(&self, outputs: &[Output]) -> Vec<Result<(), OutputError>> {
         let deadline = tokio::time::Instant::now() + PUBLISH_TIMEOUT;
         let late =
             |output: &Output| failed(output, &format!("no acknowledgement within {} s", PUBLISH_TIMEOUT.as_secs()));
+        let mut transactions = Transactions::default();
         let mut sent = Vec::with_capacity(outputs.len());
         for output in outputs {
             let sending = async {
-                let target = self.targets.get(&output.bus).ok_or_else(|| OutputError::NoBus(output.bus.clone()))?;
-                send(target, output).await
+                match self.target(output)? {
+                    Target::Nats { bus, publishing } => send(bus, *publishing, output).await,
+                    Target::Postgres(bus) => {
+                        transactions.add(bus, output);
+                        Ok(None)
+                    }
+                }
             };
             let ack = tokio::time::timeout_at(deadline, sending).await.unwrap_or_else(|_| Err(late(output)));
             sent.push((output, ack));
+        }
+        let mut uncommitted: HashMap<&str, String> = HashMap::new();
+        for (bus, outputs) in transactions.split() {
+            let error = match tokio::time::timeout_at(deadline, commit(bus, &outputs)).await {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!("no answer within {} s", PUBLISH_TIMEOUT.as_secs()),
+            };
+            uncommitted.extend(outputs.iter().map(|output| (output.message_id.as_str(), error.clone())));
         }
         let mut results = Vec::with_capacity(outputs.len());
         for (output, ack) in sent {
@@ -152,16 +183,65 @@ impl Outputs {
                     Ok(stored) => stored.map(drop).map_err(|error| refused(output, &error)),
                     Err(_) => Err(late(output)),
                 },
-                Ok(None) => Ok(()),
+                Ok(None) => match uncommitted.remove(output.message_id.as_str()) {
+                    Some(error) => Err(failed(output, &error)),
+                    None => Ok(()),
+                },
                 Err(error) => Err(error),
             });
         }
         results
     }
+
+    fn target(&self, output: &Output) -> Result<&Target, OutputError> {
+        self.targets.get(&output.bus).ok_or_else(|| OutputError::NoBus(output.bus.clone()))
+    }
+}
+
+/// Outputs to Postgres buses, by bus.
+#[derive(Default)]
+struct Transactions<'a> {
+    whole: Vec<(&'a PostgresBus, Vec<&'a Output>)>,
+}
+
+impl<'a> Transactions<'a> {
+    fn add(&mut self, bus: &'a PostgresBus, output: &'a Output) {
+        match self.whole.iter_mut().find(|(known, _)| known.name() == bus.name()) {
+            Some((_, outputs)) => outputs.push(output),
+            None => self.whole.push((bus, vec![output])),
+        }
+    }
+
+    /// In parts of a bounded size, each with one output at least.
+    fn split(self) -> Vec<(&'a PostgresBus, Vec<&'a Output>)> {
+        let mut parts: Vec<(&'a PostgresBus, Vec<&'a Output>)> = Vec::new();
+        for (bus, outputs) in self.whole {
+            let mut bytes = usize::MAX;
+            for output in outputs {
+                bytes = bytes.saturating_add(output.event.size());
+                match parts.last_mut() {
+                    Some((_, part)) if bytes <= TRANSACTION_BYTES => part.push(output),
+                    _ => {
+                        bytes = output.event.size();
+                        parts.push((bus, vec![output]));
+                    }
+                }
+            }
+        }
+        parts
+    }
+}
+
+/// Writes logical messages in one transaction. A Postgres has no subjects: what grants and rules name after the bus is
+/// the event's type there, so that a function publishes no other types than it may.
+async fn commit(bus: &PostgresBus, outputs: &[&Output]) -> Result<(), SourceError> {
+    let event = |output: &&Output| codec::to_structured(&Event { ty: output.subject.clone(), ..output.event.clone() });
+    bus.publish(&outputs.iter().map(event).collect::<Vec<_>>()).await
 }
 
 async fn send(
-    target: &Target,
+    bus: &NatsBus,
+    publishing: Publishing,
     output: &Output,
 ) -> Result<Option<async_nats::jetstream::context::PublishAckFuture>, OutputError> {
     let (pairs, payload) = codec::to_binary(&output.event);
@@ -169,15 +249,15 @@ async fn send(
     for (name, value) in pairs {
         headers.append(name.as_str(), value.as_str());
     }
-    match target.publishing {
+    match publishing {
         Publishing::Durable => {
             let message = PublishMessage::build().payload(payload).headers(headers).message_id(&output.message_id);
-            let sent = target.bus.jetstream.send_publish(output.subject.clone(), message).await;
+            let sent = bus.jetstream.send_publish(output.subject.clone(), message).await;
             sent.map(Some).map_err(|error| failed(output, &error))
         }
         Publishing::Core => {
             headers.insert("Nats-Msg-Id", output.message_id.as_str());
-            let sent = target.bus.client.publish_with_headers(output.subject.clone(), headers, payload).await;
+            let sent = bus.client.publish_with_headers(output.subject.clone(), headers, payload).await;
             sent.map(|()| None).map_err(|error| failed(output, &error))
         }
     }

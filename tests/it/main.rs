@@ -18,6 +18,7 @@ mod failures;
 mod feed;
 mod feed_bus;
 mod feed_cli;
+mod feed_outputs;
 mod feed_publish;
 mod feed_snapshot;
 mod feed_types;
