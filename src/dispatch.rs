@@ -189,6 +189,7 @@ impl Dispatcher {
             trigger: trigger.to_string(),
             event: Arc::clone(&event),
             matched: planned.iter().map(|p| p.rule.rule.name.clone()).collect(),
+            count: 1,
         });
         if planned.is_empty() {
             telemetry::unmatched(&trigger, 1);
@@ -214,6 +215,12 @@ impl Dispatcher {
     /// Counts `count` events of the type of `sample` that no rule can want.
     pub async fn unmatched(&self, trigger: &str, sample: Arc<Event>, count: u64) {
         telemetry::unmatched(trigger, count);
+        self.inner.see(|| Seen::Event {
+            trigger: trigger.to_owned(),
+            event: Arc::clone(&sample),
+            matched: Vec::new(),
+            count,
+        });
         self.inner.settler.unmatched(trigger, sample, count).await;
     }
 

@@ -121,6 +121,7 @@ fn wanted(context: &Context) -> anyhow::Result<Wanted> {
 fn node_config(context: &Context, folder: &Path) -> anyhow::Result<NodeConfig> {
     let mut config = context.node_config()?;
     "dev".clone_into(&mut config.name);
+    config.dev = true;
     config.runtime.cache_dir = config.runtime.cache_dir.or_else(|| Some(folder.join("cache")));
     if let Some(address) = &mut config.health
         && !is_free(address.port())

@@ -74,6 +74,24 @@ name = "welcome-new-user"
 trigger = "signups"
 pattern = '{"type": ["user.signup"], "data": {"email": [{"exists": true}]}}'
 run = "welcome"
+
+# A change feed: take the # away, and each committed change of a row of `users` is an event. The table must be there:
+# create table users (id bigint primary key, email text, name text);
+#
+# [bus.app]
+# kind = "postgres"
+# url = "${DATABASE_URL}"
+#
+# [trigger.users]
+# bus = "app"
+# tables = ["public.users"]
+# create = true
+#
+# [[rule]]
+# name = "welcome-new-row"
+# trigger = "users"
+# pattern = '{"type": ["postgres.public.users.insert"]}'
+# run = "welcome"
 "#;
 
 const NEXT: &str = "next:
@@ -135,6 +153,16 @@ mod tests {
         let config = config.unwrap_or_else(|e| panic!("{e}"));
         let named: Vec<&str> = config.manifest.functions.values().map(|f| f.component.as_str()).collect();
         assert!(named.iter().all(|path| FILES.iter().any(|(file, _)| file == path)), "{named:?} are written");
+    }
+
+    #[test]
+    fn the_change_feed_that_is_offered_is_right_too() {
+        let (before, offered) = MANIFEST_TEXT.split_once("# [bus.app]").expect("it is offered");
+        let offered = offered.lines().map(|line| line.strip_prefix("# ").unwrap_or(line.trim_start_matches('#')));
+        let whole = format!("{before}[bus.app]\n{}", offered.collect::<Vec<_>>().join("\n"));
+        let environment = Environment::default().with("DATABASE_URL", "postgres://localhost/x");
+        let config = Config::parse(Path::new(MANIFEST), &whole, &environment).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!((config.manifest.triggers.len(), config.manifest.rules.len()), (2, 2));
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub enum Seen {
         event: Arc<Event>,
         /// The rules that matched.
         matched: Vec<String>,
+        /// How many events like it came: more than one where those that nobody wants are counted together.
+        count: u64,
     },
     /// An attempt ended.
     Attempt(Box<SeenAttempt>),
@@ -46,6 +48,8 @@ pub struct SeenAttempt {
     pub event_id: String,
     /// The event's type.
     pub event_type: String,
+    /// What it is about: the key of the row, of a change.
+    pub event_subject: Option<String>,
     /// The trigger.
     pub trigger: String,
     /// The rule.

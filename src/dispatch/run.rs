@@ -254,6 +254,7 @@ impl Inner {
                 delivery: subject.id.to_string(),
                 event_id: subject.event_id.clone(),
                 event_type: subject.event_type.clone(),
+                event_subject: delivery.event.subject.clone(),
                 trigger: subject.trigger.clone(),
                 rule: subject.rule.clone(),
                 function: subject.function.clone(),

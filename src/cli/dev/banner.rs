@@ -47,12 +47,23 @@ fn hints(context: &Context, servers: &Servers, config: &Config) -> Vec<String> {
     lines.push(format!("  oncue{option} event tail --unmatched"));
     if let Some(postgres) = &servers.postgres {
         lines.push(format!("  psql '{}'", postgres.url()));
+        if let Some(table) = sample_table(config) {
+            lines.push(format!("  and there: insert into {table} … ; update and delete run functions too"));
+        }
     }
     if config.path.is_none() {
         lines
             .push("there is no oncue.toml: `oncue init` writes one with a first function; start again then".to_owned());
     }
     lines
+}
+
+/// A table that a change feed follows.
+fn sample_table(config: &Config) -> Option<&str> {
+    config.manifest.triggers.values().find_map(|trigger| match &trigger.spec {
+        TriggerSpec::Postgres(spec) => spec.tables.first().map(String::as_str),
+        _ => None,
+    })
 }
 
 /// A subject that a trigger takes.

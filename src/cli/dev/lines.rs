@@ -12,12 +12,22 @@ use crate::cli::output::{bytes, micros, printable};
 use crate::dispatch::SeenAttempt;
 use crate::node::Seen;
 
+/// Characters of a row's key that are shown.
+const KEY_SHOWN: usize = 60;
+
 /// One line.
 #[derive(Debug, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub(super) enum Line {
     /// No rule matched.
-    Unmatched { at: String, trigger: String, event_id: String, event_type: String },
+    Unmatched {
+        at: String,
+        trigger: String,
+        event_id: String,
+        event_type: String,
+        event_subject: Option<String>,
+        count: u64,
+    },
     /// An attempt ended.
     Attempt(Box<AttemptLine>),
     /// A message was no event.
@@ -31,6 +41,7 @@ pub(super) struct AttemptLine {
     trigger: String,
     event_id: String,
     event_type: String,
+    event_subject: Option<String>,
     delivery: String,
     rule: String,
     function: Option<String>,
@@ -53,11 +64,13 @@ impl Line {
         let at = OffsetDateTime::now_utc().format(&form).unwrap_or_default();
         match seen {
             Seen::Event { matched, .. } if !matched.is_empty() => None,
-            Seen::Event { trigger, event, .. } => Some(Self::Unmatched {
+            Seen::Event { trigger, event, count, .. } => Some(Self::Unmatched {
                 at,
                 trigger: trigger.clone(),
                 event_id: event.id.clone(),
                 event_type: event.ty.clone(),
+                event_subject: event.subject.clone(),
+                count: *count,
             }),
             Seen::Attempt(seen) => Some(Self::Attempt(Box::new(AttemptLine::of(at, seen)))),
             Seen::Rejected { trigger, class, error } => {
@@ -74,6 +87,7 @@ impl AttemptLine {
             trigger: seen.trigger.clone(),
             event_id: seen.event_id.clone(),
             event_type: seen.event_type.clone(),
+            event_subject: seen.event_subject.clone(),
             delivery: seen.delivery.clone(),
             rule: seen.rule.clone(),
             function: seen.function.as_ref().map(|(name, version)| format!("{name}@{version}")),
@@ -94,8 +108,10 @@ impl AttemptLine {
 /// The line as people read it.
 pub(super) fn text(line: &Line) -> String {
     let text = match line {
-        Line::Unmatched { at, trigger, event_id, event_type } => {
-            format!("{at}  {event_type}  {event_id}  from {trigger}: no rule matched")
+        Line::Unmatched { at, trigger, event_id, event_type, event_subject, count } => {
+            let event = event_text(event_type, event_id, event_subject.as_deref());
+            let more = if *count > 1 { format!(" ({count} like it)") } else { String::new() };
+            format!("{at}  {event}  from {trigger}: no rule matched{more}")
         }
         Line::Rejected { at, trigger, class, error } => {
             format!("{at}  rejected  from {trigger}: {class}: {error}; `oncue dead-letter list` has it")
@@ -105,8 +121,24 @@ pub(super) fn text(line: &Line) -> String {
     printable(&text)
 }
 
+/// Type and id; of a change of a row table, operation and key, which say more than a position in the WAL.
+fn event_text(ty: &str, id: &str, subject: Option<&str>) -> String {
+    match (ty.strip_prefix("postgres."), subject) {
+        (Some(change), Some(key)) => format!("{change}  key {}", shortened(key)),
+        _ => format!("{ty}  {id}"),
+    }
+}
+
+/// `text` cut where it would fill the line.
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(KEY_SHOWN) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_owned(),
+    }
+}
+
 fn attempt(line: &AttemptLine) -> String {
-    let AttemptLine { at, trigger, event_id, event_type, rule, outcome, .. } = line;
+    let AttemptLine { at, trigger, event_id, event_type, event_subject, rule, outcome, .. } = line;
     let run = line.function.as_deref().map_or(String::new(), |f| format!(" → {f}"));
     let tries = if line.attempt > 1 { format!("  try {}", line.attempt) } else { String::new() };
     let cost = match line.function {
@@ -117,7 +149,8 @@ fn attempt(line: &AttemptLine) -> String {
     let emitted =
         if line.outputs.is_empty() { String::new() } else { format!("  emitted {}", line.outputs.join(", ")) };
     let message = line.message.as_deref().map(|m| format!(": {m}")).unwrap_or_default();
-    let what = format!("{event_type}  {event_id}  from {trigger}: {rule}{run}{tries}");
+    let event = event_text(event_type, event_id, event_subject.as_deref());
+    let what = format!("{event}  from {trigger}: {rule}{run}{tries}");
     format!("{at}  {what}  {outcome}  {took}{cost}{emitted}{message}{}", after(line))
 }
 
@@ -166,7 +199,7 @@ mod tests {
             data: bytes::Bytes::new(),
         };
         let matched = matched.iter().map(|m| (*m).to_owned()).collect();
-        Seen::Event { trigger: "signups".to_owned(), event: Arc::new(event), matched }
+        Seen::Event { trigger: "signups".to_owned(), event: Arc::new(event), matched, count: 1 }
     }
 
     fn seen_attempt() -> SeenAttempt {
@@ -174,6 +207,7 @@ mod tests {
             delivery: "d".to_owned(),
             event_id: "7".to_owned(),
             event_type: "user.signup".to_owned(),
+            event_subject: None,
             trigger: "signups".to_owned(),
             rule: "greet".to_owned(),
             function: Some(("welcome".to_owned(), 2)),
@@ -194,6 +228,21 @@ mod tests {
     fn an_event_has_a_line_when_nothing_matched() {
         assert_eq!(shown(&event(&["greet"])), None);
         assert_eq!(shown(&event(&[])).as_deref(), Some("user.\\u{1b}[31msignup  7  from signups: no rule matched"));
+    }
+
+    #[test]
+    fn a_change_of_a_row_shows_its_table_operation_and_key() {
+        let change = SeenAttempt {
+            event_type: "postgres.public.users.update".to_owned(),
+            event_subject: Some("42".to_owned()),
+            ..seen_attempt()
+        };
+        let text = shown(&Seen::Attempt(Box::new(change))).unwrap_or_default();
+        assert!(text.starts_with("public.users.update  key 42  from signups: greet → welcome@2"), "{text}");
+        let published = SeenAttempt { event_subject: Some("42".to_owned()), ..seen_attempt() };
+        let text = shown(&Seen::Attempt(Box::new(published))).unwrap_or_default();
+        assert!(text.starts_with("user.signup  7  from"), "{text}");
+        assert_eq!(shortened(&"ü".repeat(70)), format!("{}…", "ü".repeat(60)));
     }
 
     #[test]
