@@ -164,7 +164,7 @@ impl Feeds {
              from oncue.leases l where l.name = $9 and l.epoch = $10 for share
              on conflict (trigger) do update set slot = excluded.slot, publication = excluded.publication,
                  system_id = excluded.system_id, timeline = excluded.timeline, database = excluded.database,
-                 settled_lsn = excluded.settled_lsn, read_until = excluded.read_until, restart = null,
+                 settled_lsn = excluded.settled_lsn, read_until = excluded.read_until, restart = null, holdings = 0,
                  updated_at = now()",
             trigger,
             feed.slot,

@@ -16,6 +16,7 @@ mod effects_kill;
 mod examples;
 mod failures;
 mod feed;
+mod feed_auth;
 mod feed_bus;
 mod feed_cli;
 mod feed_outputs;

@@ -30,11 +30,15 @@ pub(super) async fn watch(follower: &Follower, held: &Holding) -> Failure {
         match follower.bus.slot(&slot_name).await {
             Ok(Some(slot)) => {
                 if let Some(why) = slot.lost() {
-                    return Failure::Gap(format!("the slot \"{slot_name}\" is invalid ({why})"));
+                    let reason = format!("the slot \"{slot_name}\" is invalid ({why})");
+                    return follower.gap(Some(held.line.settled()), None, reason).await;
                 }
                 tell(follower, held, &slot);
             }
-            Ok(None) => return Failure::Gap(format!("the slot \"{slot_name}\" is gone")),
+            Ok(None) => {
+                let reason = format!("the slot \"{slot_name}\" is gone");
+                return follower.gap(Some(held.line.settled()), None, reason).await;
+            }
             // The stream notices by itself when the server is away.
             Err(error) => tracing::debug!(trigger = %name, %error, "cannot look at the slot"),
         }

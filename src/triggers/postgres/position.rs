@@ -85,6 +85,14 @@ impl Line {
         if state.commits.back().is_some_and(|(_, last)| *last >= end) || end <= state.settled {
             return;
         }
+        let next = state.next;
+        if let Some((number, last)) = state.commits.back_mut()
+            && *number + 1 == next
+        {
+            // Nothing lies between: they are settled together, and what waits stays as small as what is in flight.
+            *last = end;
+            return;
+        }
         let number = state.enter();
         state.commits.push_back((number, end));
         state.settle(number);
@@ -200,6 +208,21 @@ mod tests {
         assert_eq!(line.settled(), Lsn(115));
         line.commit(Lsn(115));
         assert_eq!(line.settled(), Lsn(115));
+    }
+
+    #[test]
+    fn commits_without_a_change_take_no_room() {
+        let line = Line::new(Lsn(100));
+        line.begin();
+        let stuck = line.enter((Lsn(110), 0)).expect("it is new");
+        line.commit(Lsn(115));
+        for at in 0..10_000 {
+            line.begin();
+            line.commit(Lsn(200 + at));
+        }
+        assert_eq!(line.state().commits.len(), 1);
+        line.settle(stuck);
+        assert_eq!(line.settled(), Lsn(200 + 9_999));
     }
 
     proptest! {

@@ -227,7 +227,9 @@ impl World {
 
 /// A Postgres for one test, with nothing in it.
 pub async fn start_postgres(dir: &Path, settings: &[(&str, &str)]) -> PrivatePostgres {
-    let bin = find_postgres(&Overrides::default()).expect("Postgres binaries");
+    // Another major version than the machine's: its template is kept apart by the version.
+    let pg_bin = std::env::var_os("ONCUE_PG_BIN").map(PathBuf::from);
+    let bin = find_postgres(&Overrides { pg_bin, ..Overrides::default() }).expect("Postgres binaries");
     let config = PostgresConfig {
         durable: false,
         template_dir: Some(kept("postgres-templates")),
