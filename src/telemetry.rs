@@ -341,6 +341,9 @@ mod tests {
         parked(4);
         outbox(2, 0.5);
         relayed(1);
+        slot("telemetry-test", 1 << 20, None);
+        wal_pressure("telemetry-test", 1);
+        feed_lag("telemetry-test", 9, 0.5);
         dead_letter("telemetry-test", "trap");
         rules_loaded(5, 1, 42);
         store_up(true);

@@ -66,7 +66,7 @@ struct Holding {
 pub(super) async fn run(spec: PostgresSpec, bus: PostgresBus, context: Context) {
     let feeds = context.feeds.clone();
     let follower = Follower { spec, bus, feeds, context, holding: Mutex::new(None) };
-    follower.context.keep_reading(|| follower.follow()).await;
+    follower.context.keep_reading(|| Box::pin(follower.follow())).await;
     let holding = follower.holding.lock().await.take();
     if let Some(holding) = holding {
         follower.let_go(holding).await;

@@ -80,13 +80,9 @@ impl Follower {
         let slot = self.spec.slot(&self.context.name);
         if let Ok(Some(facts)) = self.bus.slot(&slot).await
             && let Some(pid) = facts.active_pid
+            && let Ok(true) = self.bus.terminate_own(pid, &self.application_name()).await
         {
-            match self.bus.terminate_own(pid, &self.application_name()).await {
-                Ok(true) => {
-                    tracing::info!(trigger = %self.context.name, pid, "ended an earlier connection of this feed")
-                }
-                Ok(false) | Err(_) => {}
-            }
+            tracing::info!(trigger = %self.context.name, pid, "ended an earlier connection of this feed");
         }
         Failure::again(&format!("the slot \"{slot}\" is in use"), error)
     }
