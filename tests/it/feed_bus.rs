@@ -239,3 +239,23 @@ async fn a_message_is_written_behind_the_position_before() {
     world.sql("create publication none").await;
     assert_eq!(world.number(peek).await, 1);
 }
+
+#[tokio::test]
+async fn a_standby_is_refused_until_it_is_promoted() {
+    let mut world = World::without_tables().await;
+    let bus = bus(world.postgres.url());
+    let before = bus.fit_server().await.expect("it can be a source");
+    let signal = world.postgres.data_dir().join("data/standby.signal");
+    std::fs::write(&signal, "").expect("the file is written");
+    world.postgres.restart().await.expect("it starts as a standby");
+    let server = bus.server().await.expect("it answers");
+    assert!(server.in_recovery && server.timeline.is_none() && server.system_id == before.system_id);
+    let error = bus.fit_server().await.expect_err("it is a standby").to_string();
+    assert!(error.contains("is a standby") && error.contains("pg_promote()"), "{error}");
+    bus.create_slot("s", false).await.expect_err("nothing is decoded there");
+    bus.publish(&[b"{}".to_vec()]).await.expect_err("nothing is written there");
+    let promoted = sqlx::query_scalar::<_, bool>("select pg_promote()").fetch_one(&world.pool).await;
+    assert!(promoted.expect("it is promoted"));
+    let after = bus.fit_server().await.expect("it can be a source again");
+    assert_eq!((after.timeline, after.system_id), (Some(2), before.system_id), "a new timeline of the same server");
+}
