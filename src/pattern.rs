@@ -26,6 +26,8 @@ pub use self::decimal::Decimal;
 pub use self::error::PatternError;
 pub use self::json::{Json, JsonError, MAX_DEPTH, write_escaped};
 
+use std::collections::BTreeSet;
+
 use self::evaluate::Fields;
 use self::paths::Paths;
 use self::wildcard::Wildcard;
@@ -80,6 +82,24 @@ impl Pattern {
         let allows =
             |fields: &Fields| fields.get(&id).is_none_or(|field| field.tests.iter().any(|t| t.matches(&value)));
         self.alternatives.iter().any(allows)
+    }
+
+    /// The texts of which the field `name`, at the top, must be one for a string in it to match at all; none if the
+    /// pattern does not list them.
+    pub fn texts(&self, name: &str) -> Option<BTreeSet<&str>> {
+        let id = self.paths.top(name)?;
+        let tests = |fields| Some(&Fields::get(fields, &id)?.tests);
+        let tests: Option<Vec<_>> = self.alternatives.iter().map(tests).collect();
+        tests?.into_iter().flatten().map(value::Test::as_text).collect()
+    }
+
+    /// Whether the pattern names no field but `name`, at the top: then [`Pattern::allows_text`] says all of a string there.
+    pub fn is_only_about(&self, name: &str) -> bool {
+        match self.paths.below_root() {
+            0 => true,
+            1 => self.paths.top(name).is_some(),
+            _ => false,
+        }
     }
 
     /// How many comparisons an event of plain fields may need: each value of each field, once for each alternative; a

@@ -3,6 +3,7 @@
 //! Invariant: a `RuleSet` never changes; an event is planned against exactly one. A rule that does not compile is left
 //! out with its error and the others go on. Nothing here knows how a function runs or where a row is stored.
 
+use std::cell::LazyCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -16,6 +17,8 @@ use crate::retry::RetryPolicy;
 use crate::transform::{Path, Transformer};
 
 mod document;
+#[cfg(test)]
+mod tests;
 
 pub use document::document;
 
@@ -139,10 +142,14 @@ impl CompiledRule {
     /// Whether an event of `trigger` matches.
     #[must_use]
     pub fn matches(&self, trigger: &str, document: &Json) -> bool {
-        self.rule.trigger.as_deref().is_none_or(|t| t == trigger) && self.pattern.matches(document)
+        self.is_of(trigger) && self.pattern.matches(document)
     }
 
-    fn plan(self: &Arc<Self>, event: &Arc<Event>, document: &Json) -> Planned {
+    fn is_of(&self, trigger: &str) -> bool {
+        self.rule.trigger.as_deref().is_none_or(|t| t == trigger)
+    }
+
+    fn plan(self: &Arc<Self>, event: &Arc<Event>, document: &LazyCell<Json, impl FnOnce() -> Json>) -> Planned {
         let event = match &self.transformer {
             Some(transformer) => Arc::new(Event {
                 data: transformer.apply(document).into(),
@@ -202,12 +209,19 @@ pub struct Planned {
     pub rate_key: Option<String>,
 }
 
+/// The field of an event that most rules name: it decides before anything else is looked at.
+const TYPE: &str = "type";
+
 /// The compiled rules of one version of the tables.
 #[derive(Debug, Default)]
 pub struct RuleSet {
     /// The version of the tables that it was made from.
     pub version: i64,
     rules: Vec<Arc<CompiledRule>>,
+    /// Places of the rules that list the types that they want, by type.
+    by_type: HashMap<String, Vec<usize>>,
+    /// Places of the other rules.
+    of_any_type: Vec<usize>,
 }
 
 impl RuleSet {
@@ -224,21 +238,44 @@ impl RuleSet {
                 Err(error) => refused.push((name, error)),
             }
         }
-        (Self { version, rules: compiled }, refused)
+        (Self::of(version, compiled), refused)
     }
 
-    /// The deliveries of `event`: one for each rule that matches.
+    fn of(version: i64, rules: Vec<Arc<CompiledRule>>) -> Self {
+        let mut set = Self { version, ..Self::default() };
+        for (place, rule) in rules.iter().enumerate() {
+            match rule.pattern.texts(TYPE) {
+                Some(types) => {
+                    types.into_iter().for_each(|ty| set.by_type.entry(ty.to_owned()).or_default().push(place));
+                }
+                None => set.of_any_type.push(place),
+            }
+        }
+        Self { rules, ..set }
+    }
+
+    /// The deliveries of `event`: one for each rule that matches, in their order.
     #[must_use]
     pub fn plan(&self, trigger: &str, event: &Arc<Event>) -> Vec<Planned> {
-        let document = document(event);
-        self.rules.iter().filter(|r| r.matches(trigger, &document)).map(|r| r.plan(event, &document)).collect()
+        let document = LazyCell::new(|| document(event));
+        let matches = |rule: &CompiledRule| rule.pattern.is_only_about(TYPE) || rule.pattern.matches(&document);
+        let mut matched: Vec<usize> =
+            self.candidates(trigger, &event.ty).filter(|place| matches(&self.rules[*place])).collect();
+        matched.sort_unstable();
+        matched.into_iter().map(|place| self.rules[place].plan(event, &document)).collect()
     }
 
     /// Whether any rule can match an event of `ty` of `trigger`.
     #[must_use]
     pub fn listens(&self, trigger: &str, ty: &str) -> bool {
-        let of_trigger = |rule: &CompiledRule| rule.rule.trigger.as_deref().is_none_or(|t| t == trigger);
-        self.rules.iter().any(|rule| of_trigger(rule) && rule.pattern.allows_text("type", ty))
+        self.candidates(trigger, ty).next().is_some()
+    }
+
+    /// Places of the rules that can match an event of `ty` of `trigger`, as far as these two tell.
+    fn candidates(&self, trigger: &str, ty: &str) -> impl Iterator<Item = usize> {
+        let listed = self.by_type.get(ty).into_iter().flatten();
+        let others = self.of_any_type.iter().filter(move |place| self.rules[**place].pattern.allows_text(TYPE, ty));
+        listed.chain(others).copied().filter(move |place| self.rules[*place].is_of(trigger))
     }
 
     /// The rules of the set.

@@ -75,6 +75,11 @@ impl Paths {
         self.find(ROOT, key)
     }
 
+    /// How many fields and objects on the way to them there are.
+    pub fn below_root(&self) -> usize {
+        self.nodes.len() - 1
+    }
+
     /// What `event` holds at these paths.
     pub fn project<'a>(&self, event: &'a Json) -> Element<'a> {
         let mut root = Element::default();

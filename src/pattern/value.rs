@@ -61,6 +61,14 @@ pub struct Bound {
 }
 
 impl Test {
+    /// The only string that it can match, if it says one.
+    pub fn as_text(&self) -> Option<&str> {
+        match self {
+            Test::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
     /// Whether this scalar is as the test says.
     pub fn matches(&self, value: &Json) -> bool {
         match (self, value) {
