@@ -57,7 +57,8 @@ async fn reconcile(
 ) {
     let gone: Vec<String> = running
         .iter()
-        .filter(|(name, r)| !rows.iter().any(|row| row.name == **name && same(row, &r.row)))
+        // A trigger that has halted ran to its end; a row that is active (still, or again) starts it anew.
+        .filter(|(name, r)| r.task.is_finished() || !rows.iter().any(|row| row.name == **name && same(row, &r.row)))
         .map(|(name, _)| name.clone())
         .collect();
     for name in gone {

@@ -19,6 +19,7 @@ mod feed;
 mod feed_auth;
 mod feed_bus;
 mod feed_cli;
+mod feed_gaps;
 mod feed_outputs;
 mod feed_publish;
 mod feed_snapshot;

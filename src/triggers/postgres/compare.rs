@@ -1,8 +1,9 @@
 //! Whether a slot still has what a feed has not settled: decided at each connection, before anything is read.
 //!
-//! Invariant: a feed goes on only where the server, the timeline and the slot are those that it settled on and the slot
-//! has not passed what is settled: `START_REPLICATION` from an older position does not fail, it silently begins at the
-//! slot's (seen on PostgreSQL 15.18). Pure: the table in the tests is the specification.
+//! Invariant: a feed goes on only where the server, the timeline and the slot are those that it settled on, the server
+//! still has what is settled, and the slot has not passed it. `START_REPLICATION` from an older position does not fail,
+//! it silently begins at the slot's, and from one that is not written yet it skips what comes up to there (seen on
+//! PostgreSQL 15.18). Pure: the table in the tests is the specification.
 
 use crate::bus::postgres::{PLUGIN, Server, Slot};
 use crate::lsn::Lsn;
@@ -57,13 +58,20 @@ pub(super) fn compare(known: Known<'_>) -> Decision {
         return Decision::Refuse(refusal);
     }
     let Some(feed) = feed else {
-        let replace = slot.is_some_and(|slot| slot.lost().is_some());
-        return if replace { lost(slot_name, "never began") } else { Decision::Begin { replace, snapshot } };
+        // Nothing was ever read from it, so nothing is missing: it is in the way, and not ours to drop.
+        return match slot.and_then(Slot::lost) {
+            Some(why) => Decision::Refuse(format!(
+                "the slot \"{slot_name}\" is invalid ({why}) and nothing can be read from it; run `select \
+                 pg_drop_replication_slot('{slot_name}')`"
+            )),
+            None => Decision::Begin { replace: false, snapshot },
+        };
     };
     if let Some(restart) = feed.restart {
-        // What is behind the slot's position although nothing was settled past it could not be decoded.
+        // What is behind the slot's position although nothing was settled past it could not be decoded. A slot of
+        // another server, or of one that was set back, was not even tried.
         let undecodable = |slot: &Slot| slot.confirmed_flush.is_none_or(|at| at <= feed.settled_lsn);
-        let same = feed.system_id == server.system_id && feed.slot == slot_name;
+        let same = feed.system_id == server.system_id && feed.slot == slot_name && feed.settled_lsn <= server.wal_lsn;
         let replace = slot.is_some_and(|slot| slot.lost().is_some() || (same && undecodable(slot)));
         return Decision::Begin { replace, snapshot: restart == Restart::Resnapshot };
     }
@@ -77,6 +85,13 @@ fn resume(feed: &Feed, server: &Server, slot_name: &str, slot: Option<&Slot>) ->
         return gap(format!(
             "the server is another one: system {} database {:?}, and {settled} was settled on system {} database {:?}",
             server.system_id, server.database, feed.system_id, feed.database
+        ));
+    }
+    if server.wal_lsn < settled {
+        return gap(format!(
+            "the server was set back: its WAL ends at {}, and {settled} is settled already: what it writes up to there \
+             would be skipped",
+            server.wal_lsn
         ));
     }
     if feed.slot != slot_name {
@@ -208,6 +223,8 @@ mod tests {
         assert!(is_gap(&decide(Some(&feed), &server, Some(&lost)), "removed WAL"));
         let invalid = Slot { invalidation: Some("idle_timeout".to_owned()), ..slot(400) };
         assert!(is_gap(&decide(Some(&feed), &server, Some(&invalid)), "idle_timeout"));
+        let set_back = Server { wal_lsn: Lsn(499), ..server.clone() };
+        assert!(is_gap(&decide(Some(&feed), &set_back, Some(&slot(400))), "was set back"));
         let other = Server { system_id: "2".to_owned(), ..server.clone() };
         assert!(is_gap(&decide(Some(&feed), &other, Some(&slot(500))), "another one"));
         let renamed = Feed { slot: "t".to_owned(), ..feed };
@@ -230,7 +247,11 @@ mod tests {
         assert_eq!(decide(None, &server(), None), begin(false, true));
         assert_eq!(decide(None, &server(), Some(&slot(3))), begin(false, true));
         let lost = Slot { wal_status: Some("lost".to_owned()), ..slot(400) };
-        assert!(is_gap(&decide(None, &server(), Some(&lost)), "never began"));
+        let refused = decide(None, &server(), Some(&lost));
+        assert!(
+            matches!(&refused, Decision::Refuse(text) if text.contains("pg_drop_replication_slot('s')")),
+            "{refused:?}"
+        );
         let accepted = Feed { restart: Some(Restart::Accept), ..feed() };
         assert_eq!(decide(Some(&accepted), &server(), None), begin(false, false));
         assert_eq!(
@@ -240,6 +261,8 @@ mod tests {
         );
         assert_eq!(decide(Some(&accepted), &server(), Some(&lost)), begin(true, false));
         assert_eq!(decide(Some(&accepted), &server(), Some(&slot(500))), begin(true, false), "it could not be decoded");
+        let set_back = Server { wal_lsn: Lsn(499), ..server() };
+        assert_eq!(decide(Some(&accepted), &set_back, Some(&slot(400))), begin(false, false), "keep what it has");
         let again = Feed { restart: Some(Restart::Resnapshot), ..feed() };
         assert_eq!(decide(Some(&again), &server(), None), begin(false, true));
     }

@@ -66,7 +66,17 @@ pub async fn run(manifest: &std::path::Path, arguments: &[&str]) -> Said {
 impl Process {
     /// Starts a node of the servers of `world`.
     pub fn launch(world: &World, name: &str) -> Self {
-        let (manifest, health) = manifest(world, name, "");
+        Self::launch_with(world, name, "")
+    }
+
+    /// Starts a node that has the world's Postgres as the bus `app`, which change feeds are on.
+    pub fn launch_with_feed(world: &World, name: &str) -> Self {
+        let bus = format!("[bus.app]\nkind = \"postgres\"\nurl = \"{}\"\n", world.postgres.url());
+        Self::launch_with(world, name, &bus)
+    }
+
+    fn launch_with(world: &World, name: &str, more: &str) -> Self {
+        let (manifest, health) = manifest(world, name, more);
         let log = world.dir.path().join(format!("{name}.log"));
         let file = std::fs::OpenOptions::new().create(true).append(true).open(&log).expect("the log opens");
         // `setpriv` ends the node even when the test is killed.
@@ -80,14 +90,22 @@ impl Process {
 
     /// Starts a node and waits until it is ready.
     pub async fn start(world: &World, name: &str) -> Self {
-        let mut process = Self::launch(world, name);
-        let health = process.health;
+        Self::launch(world, name).ready().await
+    }
+
+    /// The same with the bus `app`.
+    pub async fn start_with_feed(world: &World, name: &str) -> Self {
+        Self::launch_with_feed(world, name).ready().await
+    }
+
+    async fn ready(mut self) -> Self {
+        let health = self.health;
         eventually("the node is ready", async || {
-            assert!(process.child.try_wait().expect("it can be asked").is_none(), "it ended: {}", process.tail());
+            assert!(self.child.try_wait().expect("it can be asked").is_none(), "it ended: {}", self.tail());
             get(health, "/readyz").await.is_some_and(|(status, _)| status == 200)
         })
         .await;
-        process
+        self
     }
 
     /// `kill -9`.

@@ -227,14 +227,19 @@ impl World {
 
 /// A Postgres for one test, with nothing in it.
 pub async fn start_postgres(dir: &Path, settings: &[(&str, &str)]) -> PrivatePostgres {
+    start_postgres_with(&dir.join("postgres"), settings, true).await
+}
+
+/// The same in `data_dir` with settings. Those that are `copied` have one system identifier, and start sooner.
+pub async fn start_postgres_with(data_dir: &Path, settings: &[(&str, &str)], copied: bool) -> PrivatePostgres {
     // Another major version than the machine's: its template is kept apart by the version.
     let pg_bin = std::env::var_os("ONCUE_PG_BIN").map(PathBuf::from);
     let bin = find_postgres(&Overrides { pg_bin, ..Overrides::default() }).expect("Postgres binaries");
     let config = PostgresConfig {
         durable: false,
-        template_dir: Some(kept("postgres-templates")),
-        settings: settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
-        ..PostgresConfig::new(bin, dir.join("postgres"))
+        template_dir: copied.then(|| kept("postgres-templates")),
+        settings: settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+        ..PostgresConfig::new(bin, data_dir.to_owned())
     };
     PrivatePostgres::start(config).await.expect("Postgres starts")
 }
