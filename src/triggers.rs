@@ -147,6 +147,7 @@ impl Context {
         F: Future<Output = Result<(), Failure>>,
     {
         let mut tries = 0_u32;
+        let mut told = String::new();
         loop {
             let began = tokio::time::Instant::now();
             let Err(failure) = read().await else { return };
@@ -166,8 +167,9 @@ impl Context {
                 self.notice(NoticeKind::Gap(text)).await;
                 return;
             }
-            if tries == 1 || tries.is_multiple_of(10) {
+            if tries == 1 || tries.is_multiple_of(10) || text != told {
                 tracing::warn!(trigger = %self.name, error = text, tries, "trigger cannot read; trying again");
+                told.clone_from(&text);
                 self.notice(NoticeKind::Failed(text)).await;
             }
             let pause = Duration::from_millis(100).saturating_mul(1 << tries.min(8)).min(RETRY_CAP);

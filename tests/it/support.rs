@@ -1,6 +1,7 @@
 //! What the suites share: private servers, nodes, functions made on the spot, and waiting for conditions.
 
 pub mod checker;
+pub mod feeds;
 pub mod functions;
 pub mod node;
 pub mod process;

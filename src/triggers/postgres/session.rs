@@ -84,7 +84,9 @@ impl Follower {
     pub(super) async fn session(&self, held: &Holding, bound: &Bound, meeting: &Meeting) -> Result<(), Failure> {
         let (relay, relaying) = self.relay();
         held.line.connected();
-        let client = self.connect(held.line.settled()).await?;
+        // The client tells the slot at once where it starts: that must be written down, not only settled.
+        let written = *held.written.borrow();
+        let client = self.connect(written).await?;
         self.context.reading().await;
         let mut session = Session {
             follower: self,
