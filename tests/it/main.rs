@@ -20,6 +20,7 @@ mod feed_auth;
 mod feed_bad_input;
 mod feed_bus;
 mod feed_cli;
+mod feed_ddl;
 mod feed_faults;
 mod feed_gaps;
 mod feed_outputs;
