@@ -24,6 +24,8 @@ pub struct Feed {
     pub slot: String,
     /// The publication.
     pub publication: String,
+    /// Its number at the server: one that was made again has another. None while it is not known.
+    pub publication_oid: Option<u32>,
     /// The server's system identifier.
     pub system_id: String,
     /// Its timeline.
@@ -159,12 +161,13 @@ impl Feeds {
         let mut tx = self.store.pool.begin().await?;
         let written = sqlx::query!(
             "insert into oncue.feeds as f (trigger, slot, publication, system_id, timeline, database, settled_lsn,
-                 read_until)
-             select $1, $2, $3, $4, $5, $6, $7::text::pg_lsn, $8::text::pg_lsn
+                 read_until, publication_oid)
+             select $1, $2, $3, $4, $5, $6, $7::text::pg_lsn, $8::text::pg_lsn, $11
              from oncue.leases l where l.name = $9 and l.epoch = $10 for share
              on conflict (trigger) do update set slot = excluded.slot, publication = excluded.publication,
                  system_id = excluded.system_id, timeline = excluded.timeline, database = excluded.database,
                  settled_lsn = excluded.settled_lsn, read_until = excluded.read_until, restart = null, holdings = 0,
+                 publication_oid = excluded.publication_oid,
                  updated_at = now()",
             trigger,
             feed.slot,
@@ -175,7 +178,8 @@ impl Feeds {
             feed.settled_lsn.to_string(),
             feed.read_until.to_string(),
             fence.lease,
-            fence.epoch
+            fence.epoch,
+            feed.publication_oid.map(i64::from)
         )
         .execute(&mut *tx)
         .await?;
@@ -218,6 +222,26 @@ impl Feeds {
         Ok(written.rows_affected() > 0)
     }
 
+    /// Notes which publication the feed of `trigger` is decoded with.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn note_publication(&self, trigger: &str, name: &str, oid: u32, fence: &Fence) -> Result<(), StoreError> {
+        sqlx::query!(
+            "with held as (select from oncue.leases where name = $4 and epoch = $5 for share)
+             update oncue.feeds set publication = $2, publication_oid = $3
+             where trigger = $1 and exists (select from held)",
+            trigger,
+            name,
+            i64::from(oid),
+            fence.lease,
+            fence.epoch
+        )
+        .execute(&self.store.pool)
+        .await?;
+        Ok(())
+    }
+
     /// Records a gap of `trigger`, once for each reason until it is accepted.
     ///
     /// # Errors
@@ -251,7 +275,7 @@ impl Store {
     /// Those of the database.
     pub async fn feed(&self, trigger: &str) -> Result<Option<Feed>, StoreError> {
         let row = sqlx::query!(
-            r#"select slot, publication, system_id, timeline, database, settled_lsn::text as "settled_lsn!",
+            r#"select slot, publication, publication_oid, system_id, timeline, database, settled_lsn::text as "settled_lsn!",
                    read_until::text as "read_until!", restart
                from oncue.feeds where trigger = $1"#,
             trigger
@@ -270,6 +294,7 @@ impl Store {
             read_until: lsn(&row.read_until)?,
             slot: row.slot,
             publication: row.publication,
+            publication_oid: row.publication_oid.and_then(|oid| u32::try_from(oid).ok()),
             system_id: row.system_id,
             timeline: u32::try_from(row.timeline).unwrap_or(0),
             database: row.database,

@@ -93,7 +93,7 @@ impl Follower {
             Some(held) => held,
             None => holding.insert(self.hold(tenure, &bound).await?),
         };
-        let guard = guard::watch(self, held);
+        let guard = guard::watch(self, held, &bound);
         let meeting = snapshot::Meeting::default();
         tokio::select! {
             ended = self.session(held, &bound, &meeting) => ended,

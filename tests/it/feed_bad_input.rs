@@ -99,6 +99,20 @@ async fn a_publication_without_the_table_is_told_the_statement() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_renamed_or_taken_out_is_noticed_though_the_stream_says_nothing() {
+    let world = users(json!({})).await;
+    let node = Node::start(&world, "one").await;
+    world.sql("alter table users rename to people").await;
+    refused(&world, &node, &["there is no table public.users on bus", "mend `tables` of [trigger.users]"]).await;
+    world.sql("alter table people rename to users").await;
+    node.ready().await;
+    world.sql("alter publication oncue_users drop table users").await;
+    refused(&world, &node, &["alter publication \"oncue_users\" add table \"public\".\"users\""]).await;
+    world.sql("alter publication oncue_users add table users").await;
+    works(&world, node).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_missing_is_not_made_without_being_asked_for() {
     let world = users(json!({ "create": false })).await;
     let node = Node::start_unready(&world, "one").await;

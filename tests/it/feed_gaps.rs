@@ -195,6 +195,19 @@ async fn a_publication_that_was_dropped_while_nobody_read_is_a_gap() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_publication_that_was_made_again_while_nobody_read_is_a_gap() {
+    let world = drained(json!({})).await;
+    world.sql("drop publication oncue_users").await;
+    insert(&world, [2]).await;
+    world.sql("create publication oncue_users for table users").await;
+    let node = Node::start_unready(&world, "two").await;
+    halted(&world, &node, "publication \"oncue_users\"").await;
+    let node = stays_halted(&world, node).await;
+    goes_on(&world, &node, 3, 2).await;
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn another_slot_in_the_trigger_is_a_gap() {
     let world = users(json!({})).await;
     let node = Node::start(&world, "one").await;

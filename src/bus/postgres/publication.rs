@@ -12,6 +12,8 @@ use super::{PostgresBus, SourceError, TableName, quoted};
 pub struct Publication {
     /// Its name.
     pub name: String,
+    /// Its number: another one if it was dropped and made again.
+    pub oid: u32,
     /// Whether it has every table, also those to come.
     pub all_tables: bool,
     /// Whether inserts are published.
@@ -120,6 +122,8 @@ impl PostgresBus {
         });
         Ok(Some(Publication {
             name: name.to_owned(),
+            // An oid has 32 bits.
+            oid: u32::try_from(row.oid).unwrap_or(0),
             all_tables: row.puballtables,
             insert: row.pubinsert,
             update: row.pubupdate,

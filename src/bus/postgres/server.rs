@@ -68,6 +68,12 @@ impl Server {
         self.major() >= 17
     }
 
+    /// Whether changes whose publication is gone are passed over; before, decoding them was an error.
+    #[must_use]
+    pub fn skips_lost_publications(&self) -> bool {
+        self.major() >= 18
+    }
+
     /// Why the server cannot be a source, with what mends it; none if it can.
     #[must_use]
     pub fn unfit(&self) -> Option<String> {

@@ -17,6 +17,8 @@ use super::{Follower, store_failure};
 pub(super) struct Bound {
     /// Where it is.
     pub(super) feed: Feed,
+    /// The server.
+    pub(super) server: Server,
 }
 
 fn source(error: &SourceError) -> Failure {
@@ -46,14 +48,15 @@ impl Follower {
                 Err(self.gap(from, to, reason).await)
             }
             (Decision::Follow, Some(feed)) => {
-                self.check_publication(&feed).await?;
-                Ok(Bound { feed })
+                let feed = self.check_publication(feed, &server, tenure).await?;
+                Ok(Bound { feed, server })
             }
             (Decision::Adopt, Some(feed)) => {
                 tracing::warn!(trigger = %name, from = feed.timeline, to = server.timeline, "the server was promoted; its failover slot goes on");
                 let feed = Feed { timeline: server.timeline.unwrap_or(feed.timeline), ..feed };
                 self.write(&feed, &[], tenure).await?;
-                Ok(Bound { feed })
+                let feed = self.check_publication(feed, &server, tenure).await?;
+                Ok(Bound { feed, server })
             }
             (Decision::Begin { replace, snapshot }, feed) => {
                 let accepted = feed.is_some();
@@ -98,19 +101,37 @@ impl Follower {
         self.spec.create || self.context.dev
     }
 
-    /// A feed that goes on needs the publication that its slot decodes with.
-    async fn check_publication(&self, feed: &Feed) -> Result<(), Failure> {
+    /// A feed that goes on needs the publication that its slot decodes with. Gives it with that one noted.
+    async fn check_publication(&self, feed: Feed, server: &Server, tenure: &Tenure) -> Result<Feed, Failure> {
         let name = self.spec.publication(&self.context.name);
-        match self.bus.publication(&name).await.map_err(|e| source(&e))? {
-            Some(publication) => self.check_tables(&publication).await,
-            None => {
-                let reason = format!(
-                    "the publication \"{name}\" was dropped: what was committed after {} cannot be decoded any more",
-                    feed.settled_lsn
-                );
-                Err(self.gap(Some(feed.settled_lsn), None, reason).await)
-            }
+        let oid = self.look_at_publication(&feed, server, feed.settled_lsn).await?;
+        if feed.publication_oid == Some(oid) && feed.publication == name {
+            return Ok(feed);
         }
+        let noted = self.feeds.note_publication(&self.context.name, &name, oid, &tenure.fence).await;
+        noted.map_err(|e| store_failure(&e))?;
+        Ok(Feed { publication: name, publication_oid: Some(oid), ..feed })
+    }
+
+    /// Looks whether the publication is there, is the one that the feed is decoded with, and has the tables; it was so
+    /// when everything up to `settled` was settled. Gives its number.
+    pub(super) async fn look_at_publication(&self, feed: &Feed, server: &Server, settled: Lsn) -> Result<u32, Failure> {
+        let name = self.spec.publication(&self.context.name);
+        let Some(publication) = self.bus.publication(&name).await.map_err(|e| source(&e))? else {
+            let reason = format!(
+                "the publication \"{name}\" was dropped: what was committed after {settled} cannot be decoded any more"
+            );
+            return Err(self.gap(Some(settled), None, reason).await);
+        };
+        if server.skips_lost_publications() && feed.publication_oid.is_some_and(|oid| oid != publication.oid) {
+            let reason = format!(
+                "the publication \"{name}\" was dropped and made again, or the trigger named another one: what was \
+                 committed after {settled} and before it was there was passed over"
+            );
+            return Err(self.gap(Some(settled), None, reason).await);
+        }
+        self.check_tables(&publication).await?;
+        Ok(publication.oid)
     }
 
     async fn check_tables(&self, publication: &Publication) -> Result<(), Failure> {
@@ -118,6 +139,8 @@ impl Follower {
         if missing.is_empty() {
             return Ok(());
         }
+        // One that was dropped or renamed cannot be added.
+        self.check_exist(&missing).await?;
         if self.context.dev {
             self.check_identities(&missing).await?;
             return self.bus.add_tables(&publication.name, &missing).await.map_err(|e| source(&e));
@@ -140,7 +163,7 @@ impl Follower {
     async fn begin(&self, server: Server, beginning: Beginning, tenure: &Tenure) -> Result<Bound, Failure> {
         let name = &self.context.name;
         let (slot, publication) = (self.spec.slot(name), self.spec.publication(name));
-        let published = self.ensure_publication(&publication, beginning.accepted).await?;
+        let (oid, published) = self.ensure_publication(&publication, beginning.accepted).await?;
         let at = match beginning.there {
             Some(at) => at,
             None if beginning.accepted || self.may_create() => {
@@ -158,6 +181,7 @@ impl Follower {
         let feed = Feed {
             slot,
             publication,
+            publication_oid: Some(oid),
             system_id: server.system_id.clone(),
             timeline: server.timeline.unwrap_or(0),
             database: server.database.clone(),
@@ -177,7 +201,7 @@ impl Follower {
         };
         let snapshots: Vec<_> = if beginning.snapshot { tables.into_iter().map(read).collect() } else { Vec::new() };
         self.write(&feed, &snapshots, tenure).await?;
-        Ok(Bound { feed })
+        Ok(Bound { feed, server })
     }
 
     async fn write(&self, feed: &Feed, snapshots: &[BackfillRequest], tenure: &Tenure) -> Result<(), Failure> {
@@ -191,11 +215,11 @@ impl Follower {
         }
     }
 
-    /// Finds or makes the publication, and gives its tables.
-    async fn ensure_publication(&self, name: &str, accepted: bool) -> Result<Vec<TableName>, Failure> {
+    /// Finds or makes the publication, and gives its number and its tables.
+    async fn ensure_publication(&self, name: &str, accepted: bool) -> Result<(u32, Vec<TableName>), Failure> {
         if let Some(found) = self.bus.publication(name).await.map_err(|e| source(&e))? {
             self.check_tables(&found).await?;
-            return Ok(if found.named.is_empty() { found.tables } else { found.named });
+            return Ok((found.oid, if found.named.is_empty() { found.tables } else { found.named }));
         }
         let tables = self.tables()?;
         if tables.is_empty() && !self.spec.follows_messages_only() {
@@ -212,7 +236,10 @@ impl Follower {
         self.check_identities(&tables).await?;
         self.bus.create_publication(name, &tables).await.map_err(|e| source(&e))?;
         tracing::info!(trigger = %self.context.name, publication = name, "created a publication");
-        Ok(tables)
+        match self.bus.publication(name).await.map_err(|e| source(&e))? {
+            Some(made) => Ok((made.oid, tables)),
+            None => Err(Failure::Again(format!("the publication \"{name}\" was dropped as soon as it was created"))),
+        }
     }
 
     async fn check_exist(&self, tables: &[TableName]) -> Result<(), Failure> {

@@ -193,6 +193,7 @@ mod tests {
         Feed {
             slot: "s".to_owned(),
             publication: "p".to_owned(),
+            publication_oid: Some(7),
             system_id: "1".to_owned(),
             timeline: 1,
             database: "app".to_owned(),

@@ -2,7 +2,8 @@
 //!
 //! Invariant: it drops nothing and moves nothing. It tells deliveries how much the source suffers, tells the log at each
 //! change of level, and ends the stream when the slot is lost, so that the gap is recorded (CONTRACT.md,
-//! "Back-pressure"). A slot may go from `reserved` straight to `lost` (seen), so levels go by bytes.
+//! "Back-pressure"), or when the publication is gone, another one, or lacks a table: the stream itself says nothing of a
+//! table that was renamed, and from Postgres 18 on nothing of a publication that is gone. A slot may go from `reserved` straight to `lost` (seen), so levels go by bytes.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use crate::dispatch::ownership::Pressure;
 use crate::telemetry;
 use crate::triggers::Failure;
 
-use super::{Follower, Holding};
+use super::{Follower, Holding, bind::Bound};
 
 /// How often the slot is looked at.
 const EVERY: Duration = Duration::from_secs(10);
@@ -22,11 +23,14 @@ const AMBER_UNBOUNDED: u64 = 1 << 30;
 /// Red where the server sets no bound.
 const RED_UNBOUNDED: u64 = 10 << 30;
 
-/// Watches until the slot is lost.
-pub(super) async fn watch(follower: &Follower, held: &Holding) -> Failure {
+/// Watches until the slot is lost, or the publication is not what it was.
+pub(super) async fn watch(follower: &Follower, held: &Holding, bound: &Bound) -> Failure {
     let name = &follower.context.name;
     let slot_name = follower.spec.slot(name);
+    let mut sound = bound.feed.settled_lsn;
     loop {
+        // What is settled now was decoded with a publication that is only looked at after it.
+        let settled = held.line.settled();
         match follower.bus.slot(&slot_name).await {
             Ok(Some(slot)) => {
                 if let Some(why) = slot.lost() {
@@ -34,6 +38,10 @@ pub(super) async fn watch(follower: &Follower, held: &Holding) -> Failure {
                     return follower.gap(Some(held.line.settled()), None, reason).await;
                 }
                 tell(follower, held, &slot);
+                if let Err(failure) = follower.look_at_publication(&bound.feed, &bound.server, sound).await {
+                    return failure;
+                }
+                sound = settled;
             }
             Ok(None) => {
                 let reason = format!("the slot \"{slot_name}\" is gone");
