@@ -23,6 +23,7 @@ mod feed_cli;
 mod feed_ddl;
 mod feed_faults;
 mod feed_gaps;
+mod feed_guard;
 mod feed_outputs;
 mod feed_publish;
 mod feed_snapshot;

@@ -98,3 +98,45 @@ pub(super) fn level(slot: &Slot) -> Pressure {
         _ => Pressure::Green,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_go_by_bytes_and_not_by_what_the_server_calls_the_slot() {
+        const GIB: u64 = 1 << 30;
+        let slot = |retained: u64, safe_wal_size: Option<i64>| Slot {
+            name: "s".to_owned(),
+            plugin: None,
+            slot_type: "logical".to_owned(),
+            database: None,
+            temporary: false,
+            active_pid: None,
+            restart_lsn: None,
+            confirmed_flush: None,
+            wal_status: Some("reserved".to_owned()),
+            safe_wal_size,
+            retained,
+            failover: false,
+            synced: false,
+            invalidation: None,
+            inactive_since: None,
+        };
+        let table = [
+            // The bound is what is kept and what may still be written.
+            (10 << 20, Some(90 << 20), Pressure::Green),
+            (26 << 20, Some(74 << 20), Pressure::Amber),
+            (61 << 20, Some(39 << 20), Pressure::Red),
+            (100 << 20, Some(-1), Pressure::Red),
+            (2 * GIB, Some(98 << 30), Pressure::Amber),
+            (GIB / 2, None, Pressure::Green),
+            (2 * GIB, None, Pressure::Amber),
+            (11 * GIB, None, Pressure::Red),
+            (0, Some(0), Pressure::Green),
+        ];
+        for (retained, safe, expected) in table {
+            assert_eq!(level(&slot(retained, safe)), expected, "{retained} kept, {safe:?} safe");
+        }
+    }
+}
