@@ -3,6 +3,7 @@
 pub mod checker;
 pub mod feeds;
 pub mod functions;
+pub mod history;
 pub mod node;
 pub mod process;
 pub mod world;

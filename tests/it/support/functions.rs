@@ -111,7 +111,8 @@ const STEERED: &str = r#"(module
 /// Does what the lines of the event's data say, each a letter, a blank and a text:
 ///
 /// `x` execute the statement · `p` the same with the event's id as `$1` · `r` the same with the first row of the last
-/// query as `$1` · `q` query · `e` emit a `mail.welcome` event with the text as its data. An error that a call gives is a
+/// query as `$1` · `q` query · `e` emit a `mail.welcome` event with the text as its data. A line that is a JSON object is
+/// inserted into the table `told`. An error that a call gives is a
 /// rejection with its words.
 const SQL: &str = r#"(module
   (import "oncue:function/sql@0.1.0" "query" (func $query (param i32 i32 i32 i32 i32)))
@@ -122,6 +123,7 @@ const SQL: &str = r#"(module
   (global $row (mut i32) (i32.const 0))
   (global $rowlen (mut i32) (i32.const 0))
   (data (i32.const 16) "mail.welcome")
+  (data (i32.const 64) "insert into told (data) values ($1::jsonb)")
   (func $alloc (export "cabi_realloc") (param $old i32) (param $oldlen i32) (param $align i32) (param $len i32) (result i32)
     (local $at i32)
     (local.set $at (i32.and (i32.add (global.get $top) (i32.const 7)) (i32.const -8)))
@@ -147,6 +149,9 @@ const SQL: &str = r#"(module
     (if (i32.eq (local.get $op) (i32.const 0x72)) (then ;; r
       (call $value (global.get $row) (global.get $rowlen))
       (call $execute (local.get $at) (local.get $len) (i32.const 1600) (i32.const 1) (i32.const 1664))))
+    (if (i32.eq (local.get $op) (i32.const 0x7b)) (then ;; {
+      (call $value (i32.sub (local.get $at) (i32.const 2)) (i32.add (local.get $len) (i32.const 2)))
+      (call $execute (i32.const 64) (i32.const 42) (i32.const 1600) (i32.const 1) (i32.const 1664))))
     (if (i32.eq (local.get $op) (i32.const 0x71)) (then ;; q
       (call $query (local.get $at) (local.get $len) (i32.const 1600) (i32.const 0) (i32.const 1664))
       (if (i32.eqz (i32.load8_u (i32.const 1664))) (then
