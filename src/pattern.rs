@@ -4,6 +4,7 @@
 //! to the event, and at a cost that was bounded when it was parsed. This is the plain evaluator, one pattern against
 //! one event; it is what any faster way of matching is checked against. It knows no rules and no functions.
 
+mod anchors;
 mod compile;
 mod decimal;
 mod error;
@@ -21,6 +22,7 @@ mod properties;
 #[cfg(test)]
 mod tests;
 
+pub use self::anchors::Anchors;
 pub use self::compile::{ALTERNATIVES_MAX, COST_MAX, PATTERN_BYTES_MAX, VALUES_MAX};
 pub use self::decimal::Decimal;
 pub use self::error::PatternError;

@@ -17,10 +17,13 @@ use crate::retry::RetryPolicy;
 use crate::transform::{Path, Transformer};
 
 mod document;
+mod index;
 #[cfg(test)]
 mod tests;
 
 pub use document::document;
+
+use index::Index;
 
 /// Longest key that is kept whole: an index of the parked deliveries holds it, which takes 2,704 bytes at most.
 const KEY_BYTES: usize = 512;
@@ -209,19 +212,13 @@ pub struct Planned {
     pub rate_key: Option<String>,
 }
 
-/// The field of an event that most rules name: it decides before anything else is looked at.
-const TYPE: &str = "type";
-
 /// The compiled rules of one version of the tables.
 #[derive(Debug, Default)]
 pub struct RuleSet {
     /// The version of the tables that it was made from.
     pub version: i64,
     rules: Vec<Arc<CompiledRule>>,
-    /// Places of the rules that list the types that they want, by type.
-    by_type: HashMap<String, Vec<usize>>,
-    /// Places of the other rules.
-    of_any_type: Vec<usize>,
+    index: Index,
 }
 
 impl RuleSet {
@@ -238,44 +235,24 @@ impl RuleSet {
                 Err(error) => refused.push((name, error)),
             }
         }
-        (Self::of(version, compiled), refused)
-    }
-
-    fn of(version: i64, rules: Vec<Arc<CompiledRule>>) -> Self {
-        let mut set = Self { version, ..Self::default() };
-        for (place, rule) in rules.iter().enumerate() {
-            match rule.pattern.texts(TYPE) {
-                Some(types) => {
-                    types.into_iter().for_each(|ty| set.by_type.entry(ty.to_owned()).or_default().push(place));
-                }
-                None => set.of_any_type.push(place),
-            }
-        }
-        Self { rules, ..set }
+        let index = Index::new(&compiled);
+        (Self { version, rules: compiled, index }, refused)
     }
 
     /// The deliveries of `event`: one for each rule that matches, in their order.
     #[must_use]
     pub fn plan(&self, trigger: &str, event: &Arc<Event>) -> Vec<Planned> {
         let document = LazyCell::new(|| document(event));
-        let matches = |rule: &CompiledRule| rule.pattern.is_only_about(TYPE) || rule.pattern.matches(&document);
-        let mut matched: Vec<usize> =
-            self.candidates(trigger, &event.ty).filter(|place| matches(&self.rules[*place])).collect();
-        matched.sort_unstable();
-        matched.into_iter().map(|place| self.rules[place].plan(event, &document)).collect()
+        let candidates = self.index.candidates(&self.rules, &event.ty, &document);
+        let rules = candidates.into_iter().map(|place| &self.rules[place]).filter(|rule| rule.is_of(trigger));
+        let matched = rules.filter(|rule| index::is_told_by_type(rule) || rule.pattern.matches(&document));
+        matched.map(|rule| rule.plan(event, &document)).collect()
     }
 
     /// Whether any rule can match an event of `ty` of `trigger`.
     #[must_use]
     pub fn listens(&self, trigger: &str, ty: &str) -> bool {
-        self.candidates(trigger, ty).next().is_some()
-    }
-
-    /// Places of the rules that can match an event of `ty` of `trigger`, as far as these two tell.
-    fn candidates(&self, trigger: &str, ty: &str) -> impl Iterator<Item = usize> {
-        let listed = self.by_type.get(ty).into_iter().flatten();
-        let others = self.of_any_type.iter().filter(move |place| self.rules[**place].pattern.allows_text(TYPE, ty));
-        listed.chain(others).copied().filter(move |place| self.rules[*place].is_of(trigger))
+        self.index.of_type(&self.rules, ty).any(|place| self.rules[place].is_of(trigger))
     }
 
     /// The rules of the set.

@@ -22,6 +22,12 @@ struct Node {
     children: HashMap<String, usize>,
 }
 
+impl Default for Paths {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// The root of every path.
 pub const ROOT: FieldId = 0;
 
@@ -73,6 +79,19 @@ impl Paths {
     /// The field `key` at the top, if the pattern names it.
     pub fn top(&self, key: &str) -> Option<FieldId> {
         self.find(ROOT, key)
+    }
+
+    /// The keys of the field on the way from the root, joined with dots.
+    pub fn path(&self, field: FieldId) -> Option<String> {
+        if field == ROOT {
+            return Some(String::new());
+        }
+        let step = |(parent, node): (FieldId, &Node)| {
+            let (key, _) = node.children.iter().find(|(_, child)| **child == field)?;
+            Some((parent, key.clone()))
+        };
+        let (parent, key) = self.nodes.iter().enumerate().find_map(step)?;
+        if parent == ROOT { Some(key) } else { Some(format!("{}.{key}", self.path(parent)?)) }
     }
 
     /// How many fields and objects on the way to them there are.
