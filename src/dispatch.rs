@@ -182,7 +182,7 @@ impl Dispatcher {
 
     /// Takes an event: matches it and starts its deliveries. Returns when they are on their way, not when they are
     /// done; to be called in the order in which events of a partition came.
-    pub async fn accept(&self, arrival: Arrival) {
+    pub fn accept(&self, arrival: Arrival) {
         let Arrival { trigger, event, at, transport_key, sent, ownership, ticket } = arrival;
         let planned = self.inner.rules.load().plan(&trigger, &event);
         self.inner.see(|| Seen::Event {
@@ -193,7 +193,7 @@ impl Dispatcher {
         });
         if planned.is_empty() {
             telemetry::unmatched(&trigger, 1);
-            self.inner.settler.unmatched(&trigger, event, 1).await;
+            self.inner.settler.unmatched(&trigger, &event, 1);
             ticket.settled();
             return;
         }
@@ -213,15 +213,15 @@ impl Dispatcher {
     }
 
     /// Counts `count` events of the type of `sample` that no rule can want.
-    pub async fn unmatched(&self, trigger: &str, sample: Arc<Event>, count: u64) {
+    pub fn unmatched(&self, trigger: &str, sample: &Arc<Event>, count: u64) {
         telemetry::unmatched(trigger, count);
         self.inner.see(|| Seen::Event {
             trigger: trigger.to_owned(),
-            event: Arc::clone(&sample),
+            event: Arc::clone(sample),
             matched: Vec::new(),
             count,
         });
-        self.inner.settler.unmatched(trigger, sample, count).await;
+        self.inner.settler.unmatched(trigger, sample, count);
     }
 
     /// Keeps a message that could not become an event.

@@ -6,20 +6,20 @@
 //! of functions have groups of their own: however slow those are, the others do not wait for them.
 
 mod batch;
+mod counts;
 
-use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::event::{Event, codec};
-use crate::store::settle::{Group, Next, Record, Refusal, Rejected, Unmatched};
+use crate::event::Event;
+use crate::store::settle::{Group, Next, Record, Refusal, Rejected};
 use crate::store::{Store, StoreError};
 use crate::telemetry;
 
 use self::batch::{Batch, Item};
+use self::counts::Counts;
 
 /// When a group is closed.
 #[derive(Clone, Debug)]
@@ -40,18 +40,6 @@ impl Default for Config {
 
 /// Records that wait for the settler before whoever settles waits.
 const QUEUE: usize = 4_096;
-
-/// Distinct (trigger, type) pairs whose unmatched events are counted apart until the next transaction.
-const UNMATCHED_KINDS: usize = 1_000;
-
-/// Longest type that is counted under its name: the primary key holds it, which takes 2,704 bytes at most.
-const TYPE_BYTES: usize = 512;
-
-/// The type under which the rest is counted.
-const OTHER_TYPES: &str = "(other types)";
-
-/// Largest event that is kept as a sample of unmatched ones.
-const SAMPLE_BYTES: usize = 64 << 10;
 
 /// How often counts of unmatched events are written when nothing else is.
 const UNMATCHED_FLUSH: Duration = Duration::from_secs(1);
@@ -80,7 +68,7 @@ pub enum Settled {
 pub struct Settler {
     items: mpsc::Sender<Item>,
     effects: mpsc::Sender<Item>,
-    unmatched: mpsc::Sender<Unheard>,
+    unmatched: Counts,
     store_up: watch::Receiver<bool>,
 }
 
@@ -94,20 +82,19 @@ impl Settler {
     #[must_use]
     pub fn new(store: Store, node: String, config: Config) -> (Self, SettlerTask) {
         let (items, queue) = mpsc::channel(QUEUE);
-        let (unmatched, unmatched_queue) = mpsc::channel(QUEUE);
+        let unmatched = Counts::default();
         let (up, store_up) = watch::channel(true);
         let (effects, effects_queue) = mpsc::channel(QUEUE);
         let few = Config { group_count: config.group_count.min(EFFECTS_COUNT), ..config.clone() };
-        let plain = Worker { store, node, config, queue, unmatched_queue, up, counts: HashMap::new() };
+        let plain = Worker { store, node, config, queue, up, counts: unmatched.clone() };
         let effects_worker = Worker {
             store: plain.store.clone(),
             node: plain.node.clone(),
             config: few,
             queue: effects_queue,
-            // Nobody counts here.
-            unmatched_queue: mpsc::channel(1).1,
             up: plain.up.clone(),
-            counts: HashMap::new(),
+            // Nobody counts here.
+            counts: Counts::default(),
         };
         (Self { items, effects, unmatched, store_up }, SettlerTask { plain, effects: effects_worker })
     }
@@ -135,9 +122,8 @@ impl Settler {
 
     /// Counts `count` events like `event` that no rule matched. Counts are written within a second; a crash may lose the
     /// last ones.
-    pub async fn unmatched(&self, trigger: &str, event: Arc<Event>, count: u64) {
-        // The receiver is only gone when the node quits.
-        let _ = self.unmatched.send(Unheard { trigger: trigger.to_owned(), event, count }).await;
+    pub fn unmatched(&self, trigger: &str, event: &Event, count: u64) {
+        self.unmatched.add(trigger, event, count);
     }
 
     /// Whether the last transaction went through: sources wait while it did not.
@@ -146,19 +132,6 @@ impl Settler {
         self.store_up.clone()
     }
 }
-
-/// Events of one type that no rule matched: how many, and one of them.
-struct Unheard {
-    trigger: String,
-    event: Arc<Event>,
-    count: u64,
-}
-
-/// A trigger and the type of events that no rule of it matched.
-type Kind = (String, String);
-
-/// How many there were, and one of them in structured mode.
-type Count = (u64, Option<Vec<u8>>);
 
 /// The task of a settler.
 #[derive(Debug)]
@@ -180,9 +153,8 @@ struct Worker {
     node: String,
     config: Config,
     queue: mpsc::Receiver<Item>,
-    unmatched_queue: mpsc::Receiver<Unheard>,
     up: watch::Sender<bool>,
-    counts: HashMap<Kind, Count>,
+    counts: Counts,
 }
 
 impl Worker {
@@ -195,10 +167,6 @@ impl Worker {
                 () = quit.cancelled() => return,
                 Some(item) = self.queue.recv() => Some(item),
                 () = finished.cancelled() => break,
-                Some(unheard) = self.unmatched_queue.recv() => {
-                    self.count(unheard);
-                    continue;
-                }
                 _ = flush.tick() => {
                     if self.counts.is_empty() {
                         continue;
@@ -214,9 +182,6 @@ impl Worker {
             if !self.commit(batch, quit).await {
                 return;
             }
-        }
-        while let Ok(unheard) = self.unmatched_queue.try_recv() {
-            self.count(unheard);
         }
         self.commit(Batch::default(), quit).await;
     }
@@ -234,25 +199,9 @@ impl Worker {
         }
     }
 
-    fn count(&mut self, unheard: Unheard) {
-        let Unheard { trigger, event, count: more } = unheard;
-        let known = self.counts.contains_key(&(trigger.clone(), event.ty.clone()));
-        let named = event.ty.len() <= TYPE_BYTES && (known || self.counts.len() < UNMATCHED_KINDS);
-        let ty = if named { event.ty.clone() } else { OTHER_TYPES.to_owned() };
-        let (count, sample) = self.counts.entry((trigger, ty)).or_default();
-        *count += more;
-        if sample.is_none() && event.size() <= SAMPLE_BYTES {
-            *sample = Some(codec::to_structured(&event));
-        }
-    }
-
     /// Commits `batch`, however long that takes. False when the node quits meanwhile.
     async fn commit(&mut self, mut batch: Batch, quit: &CancellationToken) -> bool {
-        let counts = std::mem::take(&mut self.counts);
-        batch.group.unmatched = counts
-            .into_iter()
-            .map(|((trigger, event_type), (count, sample))| Unmatched { trigger, event_type, count, sample })
-            .collect();
+        batch.group.unmatched = self.counts.take();
         if batch.group.is_empty() {
             return true;
         }

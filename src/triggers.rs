@@ -210,7 +210,7 @@ struct Incoming {
 
 impl Context {
     /// Decodes the message and hands it over, or keeps it as a dead letter when it is no event.
-    async fn hand_over(&self, incoming: Incoming, ticket: Ticket) {
+    fn hand_over(&self, incoming: Incoming, ticket: Ticket) {
         let Incoming { message, id, transport_key, at, sent } = incoming;
         let headers = headers(message.headers.as_ref());
         let source = format!("oncue/trigger/{}", self.name);
@@ -222,7 +222,7 @@ impl Context {
                 let trigger = Arc::clone(&self.name);
                 let event = Arc::new(event);
                 let arrival = Arrival { trigger, event, at, transport_key, sent, ownership: None, ticket };
-                self.dispatcher.accept(arrival).await;
+                self.dispatcher.accept(arrival);
             }
             Err(error) => {
                 let rejected = Rejected {

@@ -77,7 +77,11 @@ impl Functions {
     /// # Errors
     /// Why the component cannot be loaded; it will not be tried again.
     pub async fn load(&self, version: &Version) -> Result<Arc<LoadedFunction>, String> {
-        version.loaded.get_or_init(|| self.load_now(version)).await.clone()
+        if let Some(loaded) = version.loaded.get() {
+            return loaded.clone();
+        }
+        // In a box: every delivery that waits or runs would have room for it.
+        Box::pin(version.loaded.get_or_init(|| self.load_now(version))).await.clone()
     }
 
     async fn load_now(&self, version: &Version) -> Result<Arc<LoadedFunction>, String> {

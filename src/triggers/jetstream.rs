@@ -94,17 +94,17 @@ impl Reader {
                     return Err(Failure::Again("the connection was lost and made again".to_owned()));
                 }
             };
-            self.take(pulled, &stream).await;
+            self.take(pulled, &stream);
         }
         // What the server has sent already is taken too: it would wait for its AckWait otherwise.
         let mut rest = puller.close().await;
         while let Some(pulled) = rest.next().await {
-            self.take(pulled, &stream).await;
+            self.take(pulled, &stream);
         }
         Ok(())
     }
 
-    async fn take(&self, pulled: Pulled, stream: &Stream) {
+    fn take(&self, pulled: Pulled, stream: &Stream) {
         let Pulled { message, credit } = pulled;
         let (sequence, sent, at, pending) = match message.info() {
             Ok(info) => {
@@ -133,6 +133,6 @@ impl Reader {
         let transport_key = id.as_bytes().to_vec();
         let ticket = Ticket::new(sequence, self.release.clone(), credit);
         let incoming = Incoming { message: message.message, id, transport_key, at, sent };
-        self.context.hand_over(incoming, ticket).await;
+        self.context.hand_over(incoming, ticket);
     }
 }

@@ -58,7 +58,7 @@ async fn read(spec: &NatsSpec, source: &Source, context: &Context) -> Result<(),
         };
         let Some(message) = message else { return Err(Failure::Again("the connection was closed".to_owned())) };
         if let Some(part) = credit.split(message.length as u64) {
-            take(message, context, part).await;
+            take(message, context, part);
         }
     }
 }
@@ -81,16 +81,16 @@ async fn finish(subscriber: &mut async_nats::Subscriber, context: &Context) -> R
     while let Some(message) = subscriber.next().await {
         let mut credit = context.budget.reserve(1, message.length as u64).await;
         if let Some(part) = credit.split(message.length as u64) {
-            take(message, context, part).await;
+            take(message, context, part);
         }
     }
     Ok(())
 }
 
-async fn take(message: async_nats::Message, context: &Context, credit: Credit) {
+fn take(message: async_nats::Message, context: &Context, credit: Credit) {
     telemetry::received(&context.name, 1);
     let id = Uuid::new_v4();
     let (transport_key, at) = (id.as_bytes().to_vec(), OffsetDateTime::now_utc());
     let incoming = Incoming { message, id: id.to_string(), transport_key, at, sent: 1 };
-    context.hand_over(incoming, Ticket::unowned(credit)).await;
+    context.hand_over(incoming, Ticket::unowned(credit));
 }

@@ -17,6 +17,7 @@ mod relations;
 mod relay;
 mod session;
 mod snapshot;
+mod stream;
 mod unmatched;
 
 use std::sync::Arc;

@@ -6,12 +6,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
 use time::OffsetDateTime;
 
 use crate::delivery::{Effects, Outcome, Report};
 use crate::event::Event;
 use crate::function::sql::Statement;
-use crate::outputs::Output;
+use crate::outputs::{Output, OutputError};
 use crate::rules::Target;
 use crate::runtime::CallContext;
 use crate::telemetry;
@@ -95,7 +96,7 @@ impl Inner {
         let target = (bus.to_owned(), subject.to_owned());
         let output = Output::new(delivery.subject.id, 0, &delivery.event, target, Event::clone(&delivery.event));
         let (outcome, outputs) = match output {
-            Ok(output) => match self.outputs.publish(std::slice::from_ref(&output)).await {
+            Ok(output) => match self.publish(std::slice::from_ref(&output)).await {
                 Ok(()) => (Outcome::Ok(Effects::default()), vec![output]),
                 Err(error) => (Outcome::Output(error.to_string()), Vec::new()),
             },
@@ -137,6 +138,11 @@ impl Inner {
         }
     }
 
+    /// In a box: thousands of deliveries wait at a time, and hardly one of them publishes just then.
+    fn publish<'a>(&'a self, outputs: &'a [Output]) -> BoxFuture<'a, Result<(), OutputError>> {
+        Box::pin(self.outputs.publish(outputs))
+    }
+
     /// Publishes what was emitted; where there are statements too, nothing is published before they are committed.
     async fn emit(
         &self,
@@ -151,7 +157,7 @@ impl Inner {
             return Ok((outputs, Some(Sql { role: grant.role.clone(), statements: effects.statements })));
         }
         if !outputs.is_empty() {
-            self.outputs.publish(&outputs).await.map_err(|error| Outcome::Output(error.to_string()))?;
+            self.publish(&outputs).await.map_err(|error| Outcome::Output(error.to_string()))?;
         }
         Ok((outputs, None))
     }

@@ -13,6 +13,7 @@ use crate::lsn::Lsn;
 use crate::triggers::Failure;
 
 use super::Follower;
+use super::stream::TAKEN_MAX;
 
 /// Settings of the session: the form of values, and how soon the server notices that we are gone.
 const OPTIONS: &str = "-c datestyle=ISO,YMD -c timezone=UTC -c intervalstyle=postgres -c extra_float_digits=1 \
@@ -22,8 +23,6 @@ const OPTIONS: &str = "-c datestyle=ISO,YMD -c timezone=UTC -c intervalstyle=pos
 const STATUS: Duration = Duration::from_secs(1);
 /// The same while nothing comes; below half of the server's patience.
 const IDLE_STATUS: Duration = Duration::from_secs(5);
-/// Messages that wait between the socket and us; each is one row at most.
-const BUFFER: usize = 512;
 /// How long the connection may take to stream.
 const CONNECT: Duration = Duration::from_secs(15);
 
@@ -68,7 +67,7 @@ impl Follower {
         config.start_lsn = ClientLsn::from_u64(from.0);
         config.status_interval = STATUS;
         config.idle_wakeup_interval = IDLE_STATUS;
-        config.buffer_events = BUFFER;
+        config.buffer_events = TAKEN_MAX;
         config.options = Some(OPTIONS.to_owned());
         config.application_name = Some(self.application_name());
         config

@@ -20,6 +20,8 @@ use super::position::Line;
 const WORKED: Duration = Duration::from_millis(500);
 /// How often one is written that only the server's idling has moved: each write moves the server itself.
 const IDLED: Duration = Duration::from_secs(10);
+/// How long settled positions gather before they are looked at: each would wake the keeper.
+const GATHER: Duration = Duration::from_millis(5);
 /// How long after a failure it is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -47,6 +49,7 @@ impl Keeper {
                 number = released.recv() => match number {
                     Some(number) => {
                         self.line.settle(number);
+                        tokio::time::sleep(GATHER).await;
                         while let Ok(number) = released.try_recv() {
                             self.line.settle(number);
                         }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pgwire_replication::{Lsn as ClientLsn, ReplicationClient, ReplicationEvent};
+use pgwire_replication::ReplicationEvent;
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
@@ -21,6 +21,7 @@ use super::pgoutput::{self, Message};
 use super::relations::Relations;
 use super::relay::{self, Relay, Relayed, Route};
 use super::snapshot::Meeting;
+use super::stream::Stream;
 use super::unmatched::Unmatched;
 use super::{Follower, Holding, bind::Bound, position::Place, store_failure};
 
@@ -86,7 +87,7 @@ impl Follower {
         held.line.connected();
         // The client tells the slot at once where it starts: that must be written down, not only settled.
         let written = *held.written.borrow();
-        let client = self.connect(written).await?;
+        let stream = Stream::new(self.connect(written).await?);
         self.context.reading().await;
         let mut session = Session {
             follower: self,
@@ -110,10 +111,10 @@ impl Follower {
         };
         tokio::pin!(relaying);
         let ended = tokio::select! {
-            ended = session.run(client) => ended,
+            ended = session.run(stream) => ended,
             () = &mut relaying => Err(Failure::Again("the relay ended".to_owned())),
         };
-        session.unmatched.flush(&self.context.name, &self.context.dispatcher).await;
+        session.unmatched.flush(&self.context.name, &self.context.dispatcher);
         if ended.is_ok() {
             tracing::info!(trigger = %self.context.name, "trigger stopped reading");
             // What was handed to the relay is sent; without the session's end of the queue it ends by itself.
@@ -149,7 +150,7 @@ impl Follower {
 }
 
 impl Session<'_> {
-    async fn run(&mut self, mut client: ReplicationClient) -> Result<(), Failure> {
+    async fn run(&mut self, mut stream: Stream) -> Result<(), Failure> {
         let stop = self.follower.context.stop.clone();
         let lost = self.held.tenure.lost.clone();
         let (stopped, lost) = (stop.cancelled(), lost.cancelled());
@@ -157,21 +158,21 @@ impl Session<'_> {
         let mut written = self.held.written.clone();
         let mut tick = tokio::time::interval(TICK);
         let mut heard = Instant::now();
-        client.update_applied_lsn(ClientLsn::from_u64(written.borrow_and_update().0));
+        stream.tell(*written.borrow_and_update());
         loop {
             let event = tokio::select! {
                 biased;
                 () = &mut stopped => return Ok(()),
                 () = &mut lost => return Err(Failure::Again("the feed's lease was lost".to_owned())),
                 Ok(()) = written.changed() => {
-                    client.update_applied_lsn(ClientLsn::from_u64(written.borrow_and_update().0));
+                    stream.tell(*written.borrow_and_update());
                     continue;
                 }
                 _ = tick.tick() => {
-                    self.tend(heard.elapsed()).await?;
+                    self.tend(heard.elapsed())?;
                     continue;
                 }
-                event = client.recv() => event,
+                event = stream.next() => event,
             };
             heard = Instant::now();
             match event {
@@ -194,12 +195,12 @@ impl Session<'_> {
     }
 
     /// What is looked after each second.
-    async fn tend(&mut self, silence: Duration) -> Result<(), Failure> {
+    fn tend(&mut self, silence: Duration) -> Result<(), Failure> {
         if silence > SILENCE {
             return Err(Failure::Again(format!("the server was silent for {SILENCE:?}")));
         }
         if self.unmatched.due().is_some_and(|due| due <= Instant::now()) {
-            self.unmatched.flush(&self.follower.context.name, &self.follower.context.dispatcher).await;
+            self.unmatched.flush(&self.follower.context.name, &self.follower.context.dispatcher);
         }
         self.count();
         Ok(())

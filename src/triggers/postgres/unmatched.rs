@@ -48,10 +48,10 @@ impl Unmatched {
     }
 
     /// Hands the counts over.
-    pub(super) async fn flush(&mut self, trigger: &str, dispatcher: &Dispatcher) {
+    pub(super) fn flush(&mut self, trigger: &str, dispatcher: &Dispatcher) {
         self.flushed = Instant::now();
         for (_, (count, sample)) in self.counts.drain() {
-            dispatcher.unmatched(trigger, sample, count).await;
+            dispatcher.unmatched(trigger, &sample, count);
         }
     }
 }

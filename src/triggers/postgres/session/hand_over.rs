@@ -67,7 +67,7 @@ impl Session<'_> {
             ownership: Some(Arc::clone(&self.held.tenure.ownership)),
             ticket,
         };
-        context.dispatcher.accept(arrival).await;
+        context.dispatcher.accept(arrival);
     }
 
     /// Keeps a message that could not become an event.

@@ -141,7 +141,7 @@ impl Session<'_> {
             self.received += 1;
             let event = self.read_event(&chunk, keyed, events)?;
             if !listened {
-                self.follower.context.dispatcher.unmatched(&self.follower.context.name, event, 1).await;
+                self.follower.context.dispatcher.unmatched(&self.follower.context.name, &event, 1);
                 continue;
             }
             let Some(credit) = self.credit(event.size()).await else { return Ok(()) };
