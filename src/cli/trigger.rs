@@ -128,16 +128,14 @@ async fn resume(row: &TriggerRow, store: &Store, accept_gap: bool, resnapshot: b
         ensure!(!resnapshot, "{name} is in no gap: `oncue trigger backfill {name} --table …` reads a table again");
         return Ok(store.set_trigger_state(name, "active").await?);
     }
-    let again = if is_feed {
-        format!("; `oncue trigger resume {name} --resnapshot` reads the tables again")
-    } else {
+    let reason = row.error.as_deref().unwrap_or("no range is known");
+    // Most reasons say it themselves.
+    let mend = if reason.contains("oncue trigger resume") {
         String::new()
+    } else {
+        format!("; `oncue trigger resume {name} --accept-gap` goes on without them")
     };
-    ensure!(
-        accept_gap || resnapshot,
-        "{name} is in a gap, events are missing: {}; `oncue trigger resume {name} --accept-gap` goes on without them{again}",
-        row.error.as_deref().unwrap_or("no range is known")
-    );
+    ensure!(accept_gap || resnapshot, "{name} is in a gap, events are missing: {reason}{mend}");
     let restart = if resnapshot { Restart::Resnapshot } else { Restart::Accept };
     Ok(if is_feed { store.accept_gap(name, restart).await? } else { store.set_trigger_state(name, "active").await? })
 }

@@ -14,7 +14,7 @@ pub enum SourceError {
         message: String,
     },
     /// The server is away, starting, or lacks something for the moment: the same call may go through later.
-    #[error("bus \"{bus}\": failed to {action} on {place}: {source}{mend}")]
+    #[error("bus \"{bus}\": failed to {action} on {place}: {}{mend}", words(source))]
     Unreachable {
         /// The bus.
         bus: String,
@@ -28,7 +28,7 @@ pub enum SourceError {
         source: Box<sqlx::Error>,
     },
     /// The server refused.
-    #[error("bus \"{bus}\": failed to {action}: {source}{mend}")]
+    #[error("bus \"{bus}\": failed to {action}: {}{mend}", words(source))]
     Refused {
         /// The bus.
         bus: String,
@@ -68,6 +68,11 @@ impl SourceError {
 
 pub(super) fn code(error: &sqlx::Error) -> Option<String> {
     Some(error.as_database_error()?.code()?.into_owned())
+}
+
+/// What went wrong. Of what a server says only the message: the driver adds a line of the server's own source.
+fn words(error: &sqlx::Error) -> String {
+    error.as_database_error().map_or_else(|| error.to_string(), |said| said.message().to_owned())
 }
 
 /// Whether the error passes by itself.
