@@ -20,6 +20,7 @@ mod dead_letter;
 mod dev;
 mod doctor;
 mod event;
+mod explain;
 mod export;
 mod function;
 mod init;
@@ -90,6 +91,8 @@ enum Command {
     Publish(publish::Args),
     /// Events and what they caused
     Event(event::Args),
+    /// Say why an event matched a rule or did not, and what came of it
+    Explain(explain::Args),
     /// Deliveries that were given up
     DeadLetter(dead_letter::Args),
     /// What ran, how long and how much
@@ -123,6 +126,7 @@ impl Cli {
             Command::Trigger(args) => Box::pin(trigger::run(args, context)).await,
             Command::Publish(args) => Box::pin(publish::run(args, context)).await,
             Command::Event(args) => Box::pin(event::run(args, context)).await,
+            Command::Explain(args) => Box::pin(explain::run(args, context)).await,
             Command::DeadLetter(args) => Box::pin(dead_letter::run(args, context)).await,
             Command::Usage(args) => Box::pin(usage::run(args, context)).await,
             Command::Completions(args) => completions::run(&args, context),

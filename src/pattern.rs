@@ -9,6 +9,7 @@ mod compile;
 mod decimal;
 mod error;
 mod evaluate;
+mod explain;
 mod json;
 mod operator;
 mod paths;
@@ -26,6 +27,7 @@ pub use self::anchors::Anchors;
 pub use self::compile::{ALTERNATIVES_MAX, COST_MAX, PATTERN_BYTES_MAX, VALUES_MAX};
 pub use self::decimal::Decimal;
 pub use self::error::PatternError;
+pub use self::explain::{Explanation, Kind, Line, explain};
 pub use self::json::{Json, JsonError, MAX_DEPTH, write_escaped};
 
 use std::collections::BTreeSet;

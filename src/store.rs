@@ -24,6 +24,7 @@ pub mod events;
 pub mod feeds;
 pub mod functions;
 pub mod guest;
+pub mod kept;
 pub mod listen;
 pub mod outbox;
 pub mod parked;

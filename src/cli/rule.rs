@@ -103,7 +103,7 @@ async fn tables(context: &Context) -> anyhow::Result<ControlPlane> {
     context.store().await?.control_plane().await.context("failed to read the rules")
 }
 
-fn find<'a>(tables: &'a ControlPlane, name: &str) -> Result<&'a RuleRow, StoreError> {
+pub(super) fn find<'a>(tables: &'a ControlPlane, name: &str) -> Result<&'a RuleRow, StoreError> {
     let missing = || StoreError::Missing { kind: "rule", name: name.to_owned() };
     tables.rules.iter().find(|r| r.rule.name == name).ok_or_else(missing)
 }

@@ -133,7 +133,8 @@ async fn resume(row: &TriggerRow, store: &Store, accept_gap: bool, resnapshot: b
     let mend = if reason.contains("oncue trigger resume") {
         String::new()
     } else {
-        format!("; `oncue trigger resume {name} --accept-gap` goes on without them")
+        let again = if is_feed { "; with --resnapshot it also reads the tables again" } else { "" };
+        format!("; `oncue trigger resume {name} --accept-gap` goes on without them{again}")
     };
     ensure!(accept_gap || resnapshot, "{name} is in a gap, events are missing: {reason}{mend}");
     let restart = if resnapshot { Restart::Resnapshot } else { Restart::Accept };

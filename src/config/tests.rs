@@ -304,7 +304,11 @@ fn tables_of(config: &Config) -> ControlPlane {
         error: None,
         identity: None,
     });
-    let rules = config.manifest.rules.iter().map(|r| RuleRow { rule: r.rule.clone(), error: None });
+    let rules = config.manifest.rules.iter().map(|r| RuleRow {
+        rule: r.rule.clone(),
+        error: None,
+        created_at: OffsetDateTime::UNIX_EPOCH,
+    });
     ControlPlane {
         version: 1,
         functions: functions.collect(),

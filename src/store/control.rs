@@ -54,6 +54,8 @@ pub struct RuleRow {
     pub rule: Rule,
     /// Why the nodes leave it out.
     pub error: Option<String>,
+    /// When it was made.
+    pub created_at: OffsetDateTime,
 }
 
 /// Functions, triggers and rules of one moment.
@@ -212,7 +214,7 @@ async fn rules(tx: &mut Tx) -> Result<Vec<RuleRow>, StoreError> {
     let rows = sqlx::query!(
         r#"select name, trigger, pattern::text as pattern, run, run_version, publish, input, ordering_key, on_failure,
                   retry_max_attempts, retry_base_ms, retry_cap_ms, retry_max_age_ms, rate_per_second, rate_key,
-                  enabled, error
+                  enabled, error, created_at
            from oncue.rules order by name"#
     )
     .fetch_all(&mut **tx)
@@ -245,7 +247,7 @@ async fn rules(tx: &mut Tx) -> Result<Vec<RuleRow>, StoreError> {
             rate: row.rate_per_second.map(|n| Rate { per_second: n.unsigned_abs(), key: row.rate_key }),
             enabled: row.enabled,
         };
-        Some(RuleRow { rule, error: row.error })
+        Some(RuleRow { rule, error: row.error, created_at: row.created_at })
     });
     Ok(rows.collect())
 }

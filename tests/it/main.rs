@@ -14,6 +14,7 @@ mod drain;
 mod effects;
 mod effects_kill;
 mod examples;
+mod explain;
 mod failures;
 mod feed;
 mod feed_auth;

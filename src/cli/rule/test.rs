@@ -1,4 +1,4 @@
-//! `oncue rule test`: does a rule match an event, and what would its target get?
+//! `oncue rule test`: does a rule match an event, which field decides, and what would its target get?
 //!
 //! Invariant: the same document, pattern and template that a node uses; with --pattern the database is not asked.
 
@@ -7,11 +7,13 @@ use std::process::ExitCode;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::pattern::Pattern;
+use crate::pattern::{self, Explanation};
 use crate::rules::Rule;
 use crate::transform::Transformer;
 
 use crate::cli::Context;
+use crate::cli::explain::draw;
+use crate::cli::output::printable;
 use crate::cli::sample::SampleArgs;
 
 /// What may be typed after `oncue rule test`.
@@ -35,6 +37,7 @@ struct Tested {
     rule: Option<String>,
     matches: bool,
     enabled: bool,
+    explanation: Explanation,
     input: Option<Box<RawValue>>,
 }
 
@@ -49,15 +52,18 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         Some(rule) => (rule.pattern.clone(), rule.input.clone()),
         None => (args.pattern, args.input),
     };
-    let pattern = pattern.as_deref().map_or(Ok(Pattern::match_all()), Pattern::parse)?;
+    let explanation = pattern
+        .as_deref()
+        .map_or_else(|| Ok(Explanation::of_match_all()), |pattern| pattern::explain(pattern, &document))?;
     let transformer = input.as_deref().map(Transformer::parse).transpose()?;
-    let matches = pattern.matches(&document);
+    let matches = explanation.matches;
     // What a transformer writes is JSON.
     let shown = |t: &Transformer| RawValue::from_string(String::from_utf8_lossy(&t.apply(&document)).into_owned());
     let tested = Tested {
         rule: rule.as_ref().map(|r| r.name.clone()),
         matches,
         enabled: rule.as_ref().is_none_or(|r| r.enabled),
+        explanation,
         input: transformer.as_ref().filter(|_| matches).map(shown).transpose()?,
     };
     context.output.one(&tested, text)?;
@@ -71,10 +77,14 @@ async fn rule(args: &Args, context: &Context) -> anyhow::Result<Option<Rule>> {
 }
 
 fn text(tested: &Tested) -> String {
-    let verdict = if tested.matches { "matches" } else { "does not match" };
-    let disabled = if tested.enabled { "" } else { " (the rule is disabled)" };
-    match &tested.input {
-        Some(input) => format!("{verdict}{disabled}\ninput: {}", crate::cli::output::printable(input.get())),
-        None => format!("{verdict}{disabled}"),
+    let name = tested.rule.as_deref().unwrap_or("the pattern");
+    let mut text = draw::text(name, &tested.explanation);
+    if !tested.enabled {
+        text.push_str("\nthe rule is disabled");
     }
+    if let Some(input) = &tested.input {
+        text.push_str("\ninput: ");
+        text.push_str(input.get());
+    }
+    printable(&text)
 }

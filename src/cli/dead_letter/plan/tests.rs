@@ -26,7 +26,7 @@ fn rule(name: &str, pattern: &str) -> RuleRow {
         rate: None,
         enabled: true,
     };
-    RuleRow { rule, error: None }
+    RuleRow { rule, error: None, created_at: OffsetDateTime::UNIX_EPOCH }
 }
 
 fn control() -> ControlPlane {
