@@ -1,8 +1,10 @@
-//! Buses: how a connection to NATS or to a source Postgres is described and opened. The one place where it begins.
+//! Buses: how a connection to NATS, to Kafka or to a source Postgres is described and opened. The one place where it
+//! begins.
 //!
 //! Invariant: a password or token is never shown by `Debug` or in an error.
 
 pub mod inspect;
+pub mod kafka;
 pub mod nats;
 pub mod postgres;
 pub mod send;
@@ -11,6 +13,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use self::kafka::{KafkaBus, Mechanism, Options};
 use self::nats::NatsBus;
 use self::postgres::PostgresBus;
 
@@ -26,6 +29,8 @@ pub(crate) fn ready_tls() {
 pub enum BusKind {
     /// NATS, core and JetStream.
     Nats,
+    /// Kafka.
+    Kafka,
     /// Postgres: change feeds and transactional messages.
     Postgres,
 }
@@ -36,6 +41,7 @@ impl BusKind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Nats => "nats",
+            Self::Kafka => "kafka",
             Self::Postgres => "postgres",
         }
     }
@@ -46,6 +52,8 @@ impl BusKind {
 pub enum Connection {
     /// A connection to NATS.
     Nats(NatsBus),
+    /// Clients of a Kafka cluster.
+    Kafka(KafkaBus),
     /// Connections to a Postgres.
     Postgres(PostgresBus),
 }
@@ -92,9 +100,10 @@ pub struct Tls {
 pub struct BusConfig {
     /// What it is.
     pub kind: BusKind,
-    /// `nats://host:4222`, several separated by commas; `tls://` for TLS. `postgres://user@host/database`.
+    /// `nats://host:4222`, several separated by commas; `tls://` for TLS. `host:9092` of a Kafka, several separated by
+    /// commas. `postgres://user@host/database`.
     pub url: String,
-    /// A `.creds` file.
+    /// A `.creds` file; of a Kafka bus a file with a token.
     #[serde(default)]
     pub credentials: Option<PathBuf>,
     /// User name, together with `password`.
@@ -106,6 +115,9 @@ pub struct BusConfig {
     /// Token.
     #[serde(default)]
     pub token: Option<Secret>,
+    /// Of a Kafka bus: how to log in.
+    #[serde(default)]
+    pub mechanism: Option<Mechanism>,
     /// TLS.
     #[serde(default)]
     pub tls: Tls,
@@ -115,6 +127,9 @@ pub struct BusConfig {
     /// Of a Postgres bus: whether its slots may keep WAL without a bound.
     #[serde(default)]
     pub accept_unbounded_wal: bool,
+    /// Of a Kafka bus: properties of librdkafka.
+    #[serde(default)]
+    pub options: Options,
 }
 
 impl BusConfig {
@@ -122,6 +137,12 @@ impl BusConfig {
     #[must_use]
     pub fn nats(url: impl Into<String>) -> Self {
         Self::new(BusKind::Nats, url)
+    }
+
+    /// A Kafka bus without authentication; `brokers` is `host:9092`, several separated by commas.
+    #[must_use]
+    pub fn kafka(brokers: impl Into<String>) -> Self {
+        Self::new(BusKind::Kafka, brokers)
     }
 
     /// A Postgres bus; `url` as of libpq.
@@ -138,9 +159,11 @@ impl BusConfig {
             user: None,
             password: None,
             token: None,
+            mechanism: None,
             tls: Tls::default(),
             publish: Publishing::Durable,
             accept_unbounded_wal: false,
+            options: Options::default(),
         }
     }
 }

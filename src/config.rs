@@ -86,15 +86,16 @@ impl Config {
         Self::parse(path, &text, environment)
     }
 
-    /// What holds without a manifest: the bus `events` at `NATS_URL`.
+    /// What holds without a manifest: the bus `events` at `NATS_URL`, the bus `kafka` at `KAFKA_BROKERS`.
     #[must_use]
     pub fn of_environment(environment: &Environment) -> Self {
         let nats = environment.get("NATS_URL").map(|url| ("events".to_owned(), BusConfig::nats(url)));
+        let kafka = environment.get("KAFKA_BROKERS").map(|brokers| ("kafka".to_owned(), BusConfig::kafka(brokers)));
         Self {
             path: None,
             source: String::new(),
             node: NodeSettings::new(environment),
-            buses: nats.into_iter().collect(),
+            buses: nats.into_iter().chain(kafka).collect(),
             manifest: Manifest::default(),
         }
     }

@@ -62,6 +62,8 @@ pub struct Event {
 pub const HOPS: &str = "oncuehops";
 /// The extension that names the delivery that emitted an event. Written by the host only.
 pub const CAUSE: &str = "oncuecause";
+/// The key that decides the order and the partition of an event (CloudEvents extension "Partitioning").
+pub const PARTITION_KEY: &str = "partitionkey";
 /// W3C trace context, carried through (CloudEvents extension "Distributed Tracing").
 pub const TRACEPARENT: &str = "traceparent";
 

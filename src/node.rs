@@ -19,6 +19,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::sync::{Notify, mpsc, watch};
 
+use crate::bus::kafka::KafkaBus;
 use crate::bus::nats;
 use crate::bus::postgres::PostgresBus;
 use crate::bus::{BusConfig, BusKind, Connection};
@@ -204,6 +205,11 @@ async fn assemble(
                 targets.insert(name.clone(), target);
                 buses::watch_nats(name, &bus, &health, &drain);
                 Connection::Nats(bus)
+            }
+            BusKind::Kafka => {
+                let bus = KafkaBus::new(name, bus_config)?;
+                buses::watch_kafka(&bus, &health, &drain);
+                Connection::Kafka(bus)
             }
             BusKind::Postgres => {
                 let bus = PostgresBus::new(name, bus_config)?;

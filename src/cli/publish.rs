@@ -92,6 +92,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let begin = Instant::now();
     match config.kind {
         BusKind::Nats => to_nats(&args, config, &batch, &mut published).await?,
+        BusKind::Kafka => bail!("this version publishes nothing to Kafka by hand"),
         BusKind::Postgres => to_postgres(config, &batch, &mut published).await?,
     }
     published.seconds = begin.elapsed().as_secs_f64();

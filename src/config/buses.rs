@@ -4,22 +4,46 @@
 
 use std::path::PathBuf;
 
+use crate::bus::kafka::{self, Mechanism, Mistake, Options};
 use crate::bus::{BusConfig, BusKind, Publishing, Secret, Tls, postgres};
 
 use super::error::ConfigError;
-use super::reader::{Field, Node, Section};
+use super::reader::{Field, Node, Section, Value, join, wrong_type};
 use super::values::{NAME_FORM, is_name};
 
-const KEYS: &[&str] =
-    &["kind", "url", "credentials", "user", "password", "token", "tls", "publish", "accept_unbounded_wal"];
-/// Keys of one kind of bus, with what does it for the other.
-const NATS_ONLY: &[(&str, &str)] = &[
+const KEYS: &[&str] = &[
+    "kind",
+    "url",
+    "credentials",
+    "user",
+    "password",
+    "token",
+    "mechanism",
+    "tls",
+    "publish",
+    "accept_unbounded_wal",
+    "options",
+];
+/// Keys that are none of a NATS bus, with what to do instead.
+const NOT_NATS: &[(&str, &str)] = &[
+    ("accept_unbounded_wal", "remove it"),
+    ("mechanism", "remove it: `credentials`, `user` with `password` or `token` says how to log in"),
+    ("options", "remove it"),
+];
+/// And none of a Kafka bus.
+const NOT_KAFKA: &[(&str, &str)] = &[
+    ("accept_unbounded_wal", "remove it"),
+    ("publish", "remove it: what is published is acknowledged by every in-sync replica"),
+];
+/// And none of a Postgres bus.
+const NOT_POSTGRES: &[(&str, &str)] = &[
     ("credentials", "use `user` and `password`, or write them into the url"),
     ("token", "use `user` and `password`, or write them into the url"),
+    ("mechanism", "remove it: the server says how to log in"),
     ("tls", "write it into the url: ?sslmode=verify-full&sslrootcert=/path/ca.pem"),
     ("publish", "remove it: what is published is committed"),
+    ("options", "write them into the url"),
 ];
-const POSTGRES_ONLY: &[(&str, &str)] = &[("accept_unbounded_wal", "remove it")];
 const TLS_KEYS: &[&str] = &["required", "ca", "cert", "key"];
 
 /// Reads the bus `name` at `path`.
@@ -28,12 +52,15 @@ pub(super) fn read(name: &str, node: &Node, path: &str) -> Result<BusConfig, Con
     if !is_name(name) {
         return Err(section.error("", format!("{name:?} cannot be the name of a bus"), NAME_FORM.to_owned()));
     }
-    let kind = kind(&section.required("kind", "\"nats\" or \"postgres\"")?)?;
-    let strangers = if kind == BusKind::Nats { POSTGRES_ONLY } else { NATS_ONLY };
+    let kind = kind(&section.required("kind", "\"nats\", \"kafka\" or \"postgres\"")?)?;
+    let (strangers, example) = match kind {
+        BusKind::Nats => (NOT_NATS, "\"${NATS_URL}\""),
+        BusKind::Kafka => (NOT_KAFKA, "\"${KAFKA_BROKERS}\""),
+        BusKind::Postgres => (NOT_POSTGRES, "\"${DATABASE_URL}\""),
+    };
     if let Some((key, fix)) = strangers.iter().find(|(key, _)| section.get(key).is_some()) {
         return Err(section.error(key, format!("`{key}` is no key of a {} bus", kind.name()), (*fix).to_owned()));
     }
-    let example = if kind == BusKind::Nats { "\"${NATS_URL}\"" } else { "\"${DATABASE_URL}\"" };
     let text = |key: &str| section.get(key).map(|f| f.word().map(str::to_owned)).transpose();
     let secret = |key: &str| text(key).map(|s| s.map(Secret));
     let bus = BusConfig {
@@ -43,15 +70,19 @@ pub(super) fn read(name: &str, node: &Node, path: &str) -> Result<BusConfig, Con
         user: text("user")?,
         password: secret("password")?,
         token: secret("token")?,
+        mechanism: section.get("mechanism").map(|f| mechanism(&f)).transpose()?,
         tls: section.get("tls").map_or(Ok(Tls::default()), |f| tls(&f))?,
         publish: section.get("publish").map_or(Ok(Publishing::default()), |f| publishing(&f))?,
         accept_unbounded_wal: section.get("accept_unbounded_wal").map_or(Ok(false), |f| f.flag())?,
+        options: section.get("options").map_or(Ok(Options::default()), |f| options(&f))?,
     };
     check(&section, &bus)?;
-    if kind == BusKind::Postgres
-        && let Err(message) = postgres::check_address(&bus)
-    {
-        return Err(section.error("url", message, String::new()));
+    match kind {
+        BusKind::Nats => {}
+        BusKind::Kafka => kafka::check(&bus).map_err(|mistake| kafka_error(&section, mistake))?,
+        BusKind::Postgres => {
+            postgres::check_address(&bus).map_err(|message| section.error("url", message, String::new()))?;
+        }
     }
     Ok(bus)
 }
@@ -59,12 +90,44 @@ pub(super) fn read(name: &str, node: &Node, path: &str) -> Result<BusConfig, Con
 fn kind(field: &Field<'_>) -> Result<BusKind, ConfigError> {
     match field.text()? {
         "nats" => Ok(BusKind::Nats),
+        "kafka" => Ok(BusKind::Kafka),
         "postgres" => Ok(BusKind::Postgres),
-        "kafka" => {
-            let fix = "use \"nats\" or \"postgres\"";
-            Err(field.error("buses of the kind \"kafka\" are not supported by this version", fix))
+        other => Err(field.error(format!("{other:?} is no kind of bus"), "it is \"nats\", \"kafka\" or \"postgres\"")),
+    }
+}
+
+fn mechanism(field: &Field<'_>) -> Result<Mechanism, ConfigError> {
+    let text = field.text()?;
+    Mechanism::ALL.into_iter().find(|m| m.name() == text).ok_or_else(|| {
+        let fix = format!("it is one of {}", Mechanism::ALL.map(Mechanism::name).join(", "));
+        field.error(format!("{text:?} is no way to log in"), fix)
+    })
+}
+
+/// Properties of librdkafka: text, numbers and booleans. Whether there is such a one is the bus's to say.
+fn options(field: &Field<'_>) -> Result<Options, ConfigError> {
+    let Value::Table(entries) = &field.node.value else {
+        return Err(wrong_type(field.node, &field.path, "a table"));
+    };
+    let option = |key: &str, node: &Node| match &node.value {
+        Value::Text(text) => Ok((key.to_owned(), text.clone())),
+        Value::Number(number) => Ok((key.to_owned(), number.clone())),
+        Value::Flag(flag) => Ok((key.to_owned(), flag.to_string())),
+        _ => Err(wrong_type(node, &join(&field.path, key), "a string, a number, true or false")),
+    };
+    entries.iter().map(|entry| option(&entry.key, &entry.node)).collect()
+}
+
+/// The mistake at the place of its key.
+fn kafka_error(section: &Section<'_>, mistake: Mistake) -> ConfigError {
+    let Mistake { key, message, fix } = mistake;
+    let inside = key.strip_prefix("options.").and_then(|option| Some((section.get("options")?, option)));
+    match inside {
+        Some((options, option)) => {
+            let node = options.node.get(option).unwrap_or(options.node);
+            ConfigError { place: node.place.clone(), key: join(&options.path, option), message, fix }
         }
-        other => Err(field.error(format!("{other:?} is no kind of bus"), "it is \"nats\" or \"postgres\"")),
+        None => section.error(&key, message, fix),
     }
 }
 

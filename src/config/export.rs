@@ -57,9 +57,12 @@ fn connections(tables: &ControlPlane, config: &Config) -> String {
     let kept = Node::parse("", &text).ok();
     let kept = kept.as_ref().and_then(|root| root.get("bus"));
     for bus in named_buses(tables).into_iter().filter(|bus| kept.is_none_or(|b| b.get(bus).is_none())) {
-        let is_postgres = tables.triggers.iter().any(|t| t.bus == bus && t.kind == "postgres");
-        let (kind, usual, variable) =
-            if is_postgres { ("postgres", "app", "DATABASE_URL") } else { ("nats", "events", "NATS_URL") };
+        let has = |kind: &str| tables.triggers.iter().any(|t| t.bus == bus && t.kind == kind);
+        let (kind, usual, variable) = match bus {
+            _ if has("postgres") => ("postgres", "app", "DATABASE_URL"),
+            _ if has("kafka") => ("kafka", "kafka", "KAFKA_BROKERS"),
+            _ => ("nats", "events", "NATS_URL"),
+        };
         let suffix = if bus == usual { String::new() } else { format!("_{}", bus.to_uppercase().replace('-', "_")) };
         let _ = write!(text, "[bus.{bus}]\nkind = \"{kind}\"\nurl = \"${{{variable}{suffix}}}\"\n\n");
     }

@@ -32,7 +32,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(24 * 3_600);
 
 /// The life cycle of the node; libraries speak when something is wrong.
-const LOG_FILTER: &str = "info,sqlx=warn,async_nats=warn,wasmtime=warn,cranelift=warn";
+const LOG_FILTER: &str = "info,sqlx=warn,async_nats=warn,librdkafka=warn,rdkafka=warn,wasmtime=warn,cranelift=warn";
 
 /// What `[node]` says.
 #[derive(Clone, Debug, PartialEq, Eq)]

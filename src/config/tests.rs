@@ -38,9 +38,45 @@ const MISTAKES: &[(&str, &str)] = &[
          got \"5 bananas\"",
     ),
     (
-        "[bus.app]\nkind = \"kafka\"\nurl = \"x\"",
-        "oncue.toml:2:8: bus.app.kind: buses of the kind \"kafka\" are not supported by this version; \
-         use \"nats\" or \"postgres\"",
+        "[bus.app]\nkind = \"kafke\"\nurl = \"x\"",
+        "oncue.toml:2:8: bus.app.kind: \"kafke\" is no kind of bus; it is \"nats\", \"kafka\" or \"postgres\"",
+    ),
+    (
+        "[bus.app]\nkind = \"kafka\"\nurl = \"kafka://x\"",
+        "oncue.toml:3:7: bus.app.url: \"kafka://x\" is no broker; \
+         write host:port; TLS is `tls = { required = true }`",
+    ),
+    (
+        "[bus.app]\nkind = \"kafka\"\nurl = \"x\"\npublish = \"core\"",
+        "oncue.toml:4:11: bus.app.publish: `publish` is no key of a kafka bus; \
+         remove it: what is published is acknowledged by every in-sync replica",
+    ),
+    (
+        "[bus.app]\nkind = \"kafka\"\nurl = \"x\"\nmechanism = \"PLAINTEXT\"",
+        "oncue.toml:4:13: bus.app.mechanism: \"PLAINTEXT\" is no way to log in; \
+         it is one of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER",
+    ),
+    (
+        "[bus.app]\nkind = \"kafka\"\nurl = \"x\"\nmechanism = \"PLAIN\"",
+        "oncue.toml:4:13: bus.app.mechanism: there is no user; add `user` and `password`",
+    ),
+    (
+        "[bus.app]\nkind = \"kafka\"\nurl = \"x\"\n[bus.app.options]\nacks = 1",
+        "oncue.toml:5:8: bus.app.options.acks: this is Oncue's to set; \
+         remove it: Oncue publishes with an idempotent producer and acks=all",
+    ),
+    (
+        "[bus.app]\nkind = \"kafka\"\nurl = \"x\"\noptions = { \"lingr.ms\" = 1 }",
+        "oncue.toml:4:26: bus.app.options.\"lingr.ms\": this is no option of a Kafka bus; \
+         did you mean `linger.ms`? docs/kafka.md lists the options",
+    ),
+    (
+        "[bus.app]\nkind = \"kafka\"\nurl = \"x\"\noptions = { \"linger.ms\" = [1] }",
+        "oncue.toml:4:27: bus.app.options.\"linger.ms\": expected a string, a number, true or false, got a list",
+    ),
+    (
+        "[bus.app]\nkind = \"nats\"\nurl = \"${NATS_URL}\"\noptions = {}",
+        "oncue.toml:4:11: bus.app.options: `options` is no key of a nats bus; remove it",
     ),
     (
         "[bus.app]\nkind = \"postgres\"\nurl = \"postgres://me:hush@h/d?sslmode=strict\"",

@@ -1,4 +1,4 @@
-//! CloudEvents 1.0 on the wire: message headers and payload ↔ [`Event`].
+//! CloudEvents 1.0 on the wire: message headers and payload ↔ [`Event`]. Records of Kafka: [`kafka`].
 //!
 //! Invariant: [`decode`] gives an event that passes [`check()`], or an error; no bytes make it panic, recurse or hold
 //! more than a small multiple of the message. Limits are checked before anything is parsed.
@@ -12,6 +12,7 @@ mod binary;
 mod check;
 mod depth;
 mod error;
+pub mod kafka;
 mod percent;
 mod plain;
 mod structured;

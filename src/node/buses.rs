@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use tokio::time::MissedTickBehavior;
 
+use crate::bus::kafka::KafkaBus;
 use crate::bus::nats::NatsBus;
 use crate::bus::postgres::PostgresBus;
 use crate::drain::Drain;
 use crate::health::Health;
 use crate::telemetry;
 
-/// How often a Postgres is asked whether it is there.
+/// How often a bus is asked whether it is there.
 const PING: Duration = Duration::from_secs(10);
 
 /// Shows what a connection to NATS goes through.
@@ -43,8 +44,32 @@ pub(super) fn watch_nats(name: &str, bus: &NatsBus, health: &Health, drain: &Dra
 
 /// Asks a Postgres from time to time whether it is there: nothing tells of a connection that is idle.
 pub(super) fn watch_postgres(bus: &PostgresBus, health: &Health, drain: &Drain) {
-    let (bus, health, finished) = (bus.clone(), health.clone(), drain.token().finished);
     let name = bus.name().to_owned();
+    let bus = bus.clone();
+    let ping = move || {
+        let bus = bus.clone();
+        async move { bus.ping().await.map_err(|error| error.to_string()) }
+    };
+    watch(name, ping, health, drain);
+}
+
+/// Asks a Kafka cluster from time to time: its clients connect again by themselves and tell nobody.
+pub(super) fn watch_kafka(bus: &KafkaBus, health: &Health, drain: &Drain) {
+    let name = bus.name().to_owned();
+    let bus = bus.clone();
+    let ping = move || {
+        let bus = bus.clone();
+        async move { bus.ping().await.map(drop).map_err(|error| error.to_string()) }
+    };
+    watch(name, ping, health, drain);
+}
+
+fn watch<P, F>(name: String, ping: P, health: &Health, drain: &Drain)
+where
+    P: Fn() -> F + Send + 'static,
+    F: Future<Output = Result<(), String>> + Send,
+{
+    let (health, finished) = (health.clone(), drain.token().finished);
     drain.spawn_service(format!("watch of bus {name}"), async move {
         let mut tick = tokio::time::interval(PING);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -54,12 +79,12 @@ pub(super) fn watch_postgres(bus: &PostgresBus, health: &Health, drain: &Drain) 
                 () = finished.cancelled() => return,
                 _ = tick.tick() => {}
             }
-            let ping = tokio::select! {
+            let answer = tokio::select! {
                 () = finished.cancelled() => return,
-                ping = bus.ping() => ping,
+                answer = ping() => answer,
             };
-            telemetry::bus_up(&name, ping.is_ok());
-            match ping {
+            telemetry::bus_up(&name, answer.is_ok());
+            match answer {
                 Ok(()) => {
                     health.bus_up(&name);
                     if !std::mem::replace(&mut was_up, true) {
@@ -68,7 +93,7 @@ pub(super) fn watch_postgres(bus: &PostgresBus, health: &Health, drain: &Drain) 
                     }
                 }
                 Err(error) => {
-                    health.bus_down(&name, &error.to_string());
+                    health.bus_down(&name, &error);
                     if std::mem::replace(&mut was_up, false) {
                         tracing::warn!(bus = name, %error, "bus is not reachable; trying again until it is");
                     }

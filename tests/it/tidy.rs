@@ -37,8 +37,9 @@ const STRANGERS: [(&str, &[&str]); 7] = [
 ];
 
 /// Outside crates and where they live; a directory means the file beside it too.
-const HOMES: [(&str, &[&str]); 9] = [
+const HOMES: [(&str, &[&str]); 10] = [
     ("pgwire_replication", &["src/triggers/postgres"]),
+    ("rdkafka", &["src/bus/kafka", "src/triggers/kafka"]),
     ("async_nats", &["src/bus", "src/triggers", "src/outputs"]),
     ("sqlx", &["src/store", "src/bus/postgres"]),
     ("wasmtime", &["src/runtime"]),

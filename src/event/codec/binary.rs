@@ -17,12 +17,18 @@ use crate::event::{AttributeValue, Event};
 /// Headers whose presence says that the message is meant as a CloudEvent.
 const REQUIRED: [&str; 4] = ["specversion", "id", "source", "type"];
 
+/// The attribute that has a header of its own.
+pub(super) const DATACONTENTTYPE: &str = "datacontenttype";
+
 /// Whether the headers mean a CloudEvent in binary mode: any of the four required attributes is there.
 #[must_use]
 pub fn is_binary(headers: &[(String, String)]) -> bool {
-    let required =
-        |name: &str| attribute_name(name).is_some_and(|n| REQUIRED.iter().any(|r| n.eq_ignore_ascii_case(r)));
-    headers.iter().any(|(name, _)| required(name))
+    headers.iter().filter_map(|(name, _)| attribute_name(name)).any(is_required)
+}
+
+/// Whether `name` is one of the four required attributes, in whatever case.
+pub(super) fn is_required(name: &str) -> bool {
+    REQUIRED.iter().any(|required| name.eq_ignore_ascii_case(required))
 }
 
 /// Writes `event` in binary mode: headers, and the payload unchanged.
@@ -32,7 +38,18 @@ pub fn is_binary(headers: &[(String, String)]) -> bool {
 #[must_use]
 pub fn to_binary(event: &Event) -> (Vec<(String, String)>, Bytes) {
     let mut headers = Vec::with_capacity(9 + event.extensions.len());
-    let mut push = |name: &str, value: &str| headers.push((format!("{CE_PREFIX}{name}"), percent::encode(value)));
+    attributes(event, |name, value| {
+        // A valid name is unchanged by the encoding; an invalid one must not break the header block either.
+        headers.push((format!("{CE_PREFIX}{}", percent::encode(name)), percent::encode(value)));
+    });
+    if let Some(value) = event.datacontenttype.as_deref().filter(|value| is_content_type(value)) {
+        headers.push((CONTENT_TYPE.to_owned(), value.to_owned()));
+    }
+    (headers, event.data.clone())
+}
+
+/// Every attribute of `event` as text, in the order in which they are written.
+pub(super) fn attributes(event: &Event, mut push: impl FnMut(&str, &str)) {
     push("specversion", SPECVERSION);
     push("id", &event.id);
     push("source", &event.source);
@@ -41,7 +58,7 @@ pub fn to_binary(event: &Event) -> (Vec<(String, String)>, Bytes) {
     let optional = [
         ("subject", event.subject.as_deref()),
         ("time", time.as_deref()),
-        ("datacontenttype", event.datacontenttype.as_deref()),
+        (DATACONTENTTYPE, event.datacontenttype.as_deref()),
         ("dataschema", event.dataschema.as_deref()),
     ];
     for (name, value) in optional {
@@ -50,17 +67,27 @@ pub fn to_binary(event: &Event) -> (Vec<(String, String)>, Bytes) {
         }
     }
     for (name, value) in &event.extensions {
-        // A valid name is unchanged by the encoding; an invalid one must not break the header block either.
-        push(&percent::encode(name), &value.to_string());
+        push(name, &value.to_string());
     }
-    if let Some(value) = event.datacontenttype.as_deref().filter(|value| is_content_type(value)) {
-        headers.push((CONTENT_TYPE.to_owned(), value.to_owned()));
-    }
-    (headers, event.data.clone())
 }
 
 /// Reads a message for which [`is_binary`] holds.
 pub(super) fn decode(message: &Message<'_>) -> Result<Event, DecodeError> {
+    let attribute = |(header, raw): &'_ (String, String)| {
+        let name = attribute_name(header)?.to_ascii_lowercase();
+        let value = percent::decode(raw)
+            .ok_or_else(|| DecodeError::invalid(&name, raw, "percent-encode the bytes of UTF-8"))
+            .map(Cow::into_owned);
+        Some(value.map(|value| (name, value)))
+    };
+    from_attributes(message.headers.iter().filter_map(attribute), message)
+}
+
+/// The event of a message in binary mode: its attributes in lower case, decoded, in their order.
+pub(super) fn from_attributes(
+    attributes: impl Iterator<Item = Result<(String, String), DecodeError>>,
+    message: &Message<'_>,
+) -> Result<Event, DecodeError> {
     let mut event = Event {
         id: String::new(),
         source: String::new(),
@@ -73,10 +100,8 @@ pub(super) fn decode(message: &Message<'_>) -> Result<Event, DecodeError> {
         data: message.payload.clone(),
     };
     let mut seen = Vec::with_capacity(message.headers.len());
-    for (header, raw) in message.headers {
-        let Some(name) = attribute_name(header).map(str::to_ascii_lowercase) else { continue };
-        let value = percent::decode(raw)
-            .ok_or_else(|| DecodeError::invalid(&name, raw, "percent-encode the bytes of UTF-8"))?;
+    for attribute in attributes {
+        let (name, value) = attribute?;
         assign(&mut event, &name, value)?;
         if seen.contains(&name) {
             return Err(DecodeError::duplicate(&name));
@@ -107,17 +132,17 @@ pub(super) fn require_specversion(value: &str) -> Result<(), DecodeError> {
     }
 }
 
-fn assign(event: &mut Event, name: &str, value: Cow<'_, str>) -> Result<(), DecodeError> {
+fn assign(event: &mut Event, name: &str, value: String) -> Result<(), DecodeError> {
     match name {
         "specversion" => require_specversion(&value)?,
-        "id" => event.id = value.into_owned(),
-        "source" => event.source = value.into_owned(),
-        "type" => event.ty = value.into_owned(),
-        "subject" => event.subject = Some(value.into_owned()),
+        "id" => event.id = value,
+        "source" => event.source = value,
+        "type" => event.ty = value,
+        "subject" => event.subject = Some(value),
         "time" => event.time = Some(parse_time(&value)?),
-        "datacontenttype" => event.datacontenttype = Some(value.into_owned()),
-        "dataschema" => event.dataschema = Some(value.into_owned()),
-        _ => event.extensions.push((name.to_owned(), AttributeValue::String(value.into_owned()))),
+        DATACONTENTTYPE => event.datacontenttype = Some(value),
+        "dataschema" => event.dataschema = Some(value),
+        _ => event.extensions.push((name.to_owned(), AttributeValue::String(value))),
     }
     Ok(())
 }
@@ -129,7 +154,7 @@ fn attribute_name(header: &str) -> Option<&str> {
 }
 
 /// Whether `value` can be a `content-type` header: visible ASCII, and not read as structured mode.
-fn is_content_type(value: &str) -> bool {
+pub(super) fn is_content_type(value: &str) -> bool {
     let visible = value.bytes().all(|b| matches!(b, 0x20..=0x7e));
     visible && value.trim() == value && !value.is_empty() && !super::claims_cloudevents(value)
 }

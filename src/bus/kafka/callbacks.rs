@@ -1,0 +1,89 @@
+//! What librdkafka calls back: log lines, errors, and a request for a token.
+//!
+//! Invariant: a call never panics and never waits for anything but one small local file; it may come from any thread.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rdkafka::ClientContext;
+use rdkafka::client::OAuthToken;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::DeliveryResult;
+use rdkafka::producer::{NoCustomPartitioner, ProducerContext};
+use rdkafka::statistics::Statistics;
+
+use super::error::code;
+use super::log::ClientLog;
+use super::token::TokenSource;
+use crate::bus::BusConfig;
+
+/// The callbacks of one client. Clones share everything.
+#[derive(Clone, Debug)]
+pub struct Callbacks {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    log: ClientLog,
+    token: Option<TokenSource>,
+    /// The last error that says more than that nothing answers.
+    error: Mutex<Option<String>>,
+}
+
+impl Callbacks {
+    pub(super) fn new(bus: &str, config: &BusConfig) -> Self {
+        let shared = Shared { log: ClientLog::new(bus), token: TokenSource::of(config), error: Mutex::new(None) };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// What the client complained of last: `Connect to … failed: Connection refused`, `SASL authentication error: …`.
+    #[must_use]
+    pub fn last_error(&self) -> Option<String> {
+        self.shared.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Forgets it: a broker has answered since.
+    pub fn forget_error(&self) {
+        *self.shared.error.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+impl ClientContext for Callbacks {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        self.shared.log.line(level, facility, text);
+    }
+
+    fn stats(&self, _: Statistics) {}
+
+    fn stats_raw(&self, _: &[u8]) {}
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        let code = code(&error);
+        let level = match code {
+            Some(RDKafkaErrorCode::Fatal) => RDKafkaLogLevel::Critical,
+            _ => RDKafkaLogLevel::Error,
+        };
+        let facility = code.map_or_else(|| "ERROR".to_owned(), |code| format!("{code:?}"));
+        self.shared.log.line(level, &facility, reason);
+        if code != Some(RDKafkaErrorCode::AllBrokersDown) {
+            *self.shared.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+        }
+    }
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        match &self.shared.token {
+            Some(source) => Ok(source.token()?),
+            None => Err("no token is configured: set `credentials` or `token` on the bus".into()),
+        }
+    }
+}
+
+/// For a client that produces nothing.
+impl ProducerContext<NoCustomPartitioner> for Callbacks {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
+}
