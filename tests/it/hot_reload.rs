@@ -128,7 +128,7 @@ async fn a_bad_pattern_is_quarantined_with_its_pointer_and_the_others_go_on() {
     world
         .sql(&format!(
             r#"insert into oncue.rules (name, pattern, run) values
-               ('bad', '{{"type":["probe"],"data":{{"n":[{{"numerik":["=",1]}}]}}}}', 'nothing'),
+               ('bad', '{{"type":["probe"],"data":{{"n":[{{"wildcard":"a**"}}]}}}}', 'nothing'),
                ('good', {ANY}, 'nothing')"#
         ))
         .await;
@@ -136,7 +136,10 @@ async fn a_bad_pattern_is_quarantined_with_its_pointer_and_the_others_go_on() {
     let error = async || world.row("select error from oncue.rules where name = 'bad'").await["error"].clone();
     eventually("the error is in the row", async || error().await.is_string()).await;
     let text = error().await.as_str().unwrap_or_default().to_owned();
-    assert!(text.contains("/data/n/0") && text.contains("did you mean \"numeric\""), "pointer and suggestion: {text}");
+    assert!(
+        text.contains("/data/n/0/wildcard") && text.contains("write `*` for `**`"),
+        "pointer and suggestion: {text}"
+    );
     assert_eq!(world.row("select error from oncue.rules where name = 'good'").await, json!({ "error": null }));
     world.sql(r#"update oncue.rules set pattern = '{"type":["probe"]}' where name = 'bad'"#).await;
     both_match(&world, &mut nodes, &["bad", "good"]).await;
