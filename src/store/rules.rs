@@ -37,6 +37,22 @@ impl Store {
             _ => Ok(()),
         }
     }
+
+    /// The rules that have matched nothing, as far as usage, what is parked and what is dead reach back.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn never_matched(&self) -> Result<Vec<String>, StoreError> {
+        Ok(sqlx::query_scalar!(
+            "select name from oncue.rules r
+             where not exists (select from oncue.usage u where u.rule = r.name)
+               and not exists (select from oncue.parked p where p.rule = r.name)
+               and not exists (select from oncue.dead_letters d where d.rule = r.name)
+             order by r.name collate \"C\""
+        )
+        .fetch_all(&self.pool)
+        .await?)
+    }
 }
 
 pub(super) async fn delete_rule(tx: &mut Tx, name: &str) -> Result<(), StoreError> {

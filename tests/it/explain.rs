@@ -77,6 +77,9 @@ async fn an_event_is_explained_by_its_fields_and_by_what_came_of_it() {
         said.contains("greet matches: 3 of 3") && said.contains("dead letter (") && said.contains("on one"),
         "{said}"
     );
+    let idle = expect(&manifest, 0, &["rule", "list", "--never-matched", "--output", "json"]).await.out;
+    let idle: Vec<Value> = serde_json::from_str(&idle).expect("a list");
+    assert!(idle.len() == 1 && idle[0]["name"] == "far", "{idle:?}");
     expect(&manifest, 0, &["rule", "disable", "greet"]).await;
     let said = expect(&manifest, 0, &["explain", "dead"]).await.out;
     assert!(said.contains("the rule is disabled: `oncue rule enable greet`"), "{said}");

@@ -20,6 +20,9 @@ pub struct Args {
     /// Only rules that the nodes leave out because of an error
     #[arg(long)]
     broken: bool,
+    /// Only rules that have matched nothing, as far back as usage is kept
+    #[arg(long)]
+    never_matched: bool,
     #[command(flatten)]
     limit: Limit,
 }
@@ -53,8 +56,10 @@ impl<'a> Shown<'a> {
 /// Those of the database.
 pub async fn list(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
     let tables = super::tables(context).await?;
+    let idle = if args.never_matched { Some(context.store().await?.never_matched().await?) } else { None };
+    let is_idle = |r: &&RuleRow| idle.as_ref().is_none_or(|idle| idle.binary_search(&r.rule.name).is_ok());
     let of_trigger = |r: &&RuleRow| args.trigger.is_none() || r.rule.trigger == args.trigger;
-    let rows = tables.rules.iter().filter(of_trigger).filter(|r| !args.broken || r.error.is_some());
+    let rows = tables.rules.iter().filter(of_trigger).filter(|r| !args.broken || r.error.is_some()).filter(is_idle);
     let rows: Vec<Shown<'_>> = args.limit.first(rows.map(Shown::of));
     context.output.list(&["name", "trigger", "target", "enabled", "error"], &rows, |row| {
         vec![
