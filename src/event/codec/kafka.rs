@@ -47,8 +47,8 @@ pub struct Outgoing {
 
 /// Reads a record; `defaults` name what is no CloudEvent, but for its subject, which is the key.
 ///
-/// A CloudEvent without `partitionkey` gets the record's key as such, where that is text: what is forwarded to another
-/// topic keeps its key.
+/// A CloudEvent without `partitionkey` gets the record's key as such, where that is text and not its subject anyway: what
+/// is forwarded to another topic keeps its key.
 ///
 /// # Errors
 /// See [`DecodeError`]. The record is then `rejected`: it is kept as a dead letter, and is settled.
@@ -58,7 +58,8 @@ pub fn decode(record: &Record<'_>, defaults: &Defaults<'_>, limits: &Limits) -> 
     let bytes = record.headers.iter().map(|(name, value)| name.len() + value.map_or(0, <[u8]>::len)).sum();
     limits.allow_headers("headers", record.headers.len(), bytes)?;
     let payload = Bytes::copy_from_slice(value);
-    let texts = texts(record.headers);
+    let is_binary = is_binary(record.headers);
+    let texts = texts(record.headers, is_binary);
     let message = Message { headers: &texts, payload: &payload };
     let content_type = message.header(CONTENT_TYPE).filter(|value| claims_cloudevents(value));
     let event = match content_type {
@@ -66,7 +67,7 @@ pub fn decode(record: &Record<'_>, defaults: &Defaults<'_>, limits: &Limits) -> 
             require_json_format(value)?;
             keyed(structured::decode(&payload, limits)?, record)
         }
-        None if is_binary(record.headers) => keyed(read_binary(record, &message)?, record),
+        None if is_binary => keyed(read_binary(record, &message)?, record),
         None => read_plain(record, &message, defaults),
     };
     finish(event, &texts, limits)
@@ -88,7 +89,8 @@ pub fn encode(event: &Event) -> Outgoing {
             headers.push((format!("{PREFIX}{}", percent::encode(name)), value.to_owned()));
         }
     });
-    let key = event.extension(PARTITION_KEY).map(ToString::to_string).or_else(|| event.subject.clone());
+    let partition_key = event.extension(PARTITION_KEY).map(ToString::to_string);
+    let key = partition_key.into_iter().chain(event.subject.clone()).find(|key| !key.is_empty());
     Outgoing { key, headers, value: event.data.clone() }
 }
 
@@ -106,9 +108,12 @@ pub fn is_binary(headers: &[Header<'_>]) -> bool {
     headers.iter().filter_map(|(name, _)| attribute_name(name)).any(binary::is_required)
 }
 
-/// The headers whose values are text.
-fn texts(headers: &[Header<'_>]) -> Vec<(String, String)> {
+/// The headers whose values are text; of a message in binary mode without those of attributes.
+fn texts(headers: &[Header<'_>], is_binary: bool) -> Vec<(String, String)> {
     let text = |(name, value): &Header<'_>| {
+        if is_binary && attribute_name(name).is_some() {
+            return None;
+        }
         let value = std::str::from_utf8((*value)?).ok()?;
         Some(((*name).to_owned(), value.to_owned()))
     };
@@ -136,10 +141,11 @@ fn read_plain(record: &Record<'_>, message: &Message<'_>, defaults: &Defaults<'_
     event
 }
 
-/// The event with the record's key as its `partitionkey`, if it has none.
+/// The event with the record's key as its `partitionkey`, if nothing else of it says the same.
 fn keyed(mut event: Event, record: &Record<'_>) -> Event {
     if event.extension(PARTITION_KEY).is_none()
         && let Some(key) = record.key.and_then(text_of)
+        && event.subject.as_deref() != Some(key)
     {
         event.set_extension(PARTITION_KEY, AttributeValue::String(key.to_owned()));
     }

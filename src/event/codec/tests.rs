@@ -1,6 +1,7 @@
 //! The golden cases of `tests/data/events`, the inputs too large for a file, and the properties.
 
 mod golden;
+mod kafka;
 mod properties;
 
 use bytes::Bytes;

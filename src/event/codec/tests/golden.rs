@@ -48,6 +48,42 @@ fn every_golden_message_is_the_event_or_the_error_of_its_case() {
     assert!(count > 100, "only {count} cases");
 }
 
+/// The binding differs in the names of headers, and in that values are written as they are.
+#[test]
+fn every_golden_message_is_the_same_as_a_record_of_kafka() {
+    let mut count = 0;
+    for file in ["plain", "binary", "structured"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/data/events/{file}.json"));
+        let text = std::fs::read_to_string(&path).expect("the golden file is checked in");
+        let cases: Vec<Case> = serde_json::from_str(&text).expect("the golden file is a list of cases");
+        let encoded = |case: &&Case| case.headers.iter().any(|(_, v)| v.contains('%') || v.starts_with('"'));
+        for case in cases.iter().filter(|case| !encoded(case)) {
+            verify_record(file, case);
+            count += 1;
+        }
+    }
+    assert!(count > 100, "only {count} cases");
+}
+
+fn verify_record(file: &str, case: &Case) {
+    let title = format!("{file}: {}", case.case);
+    let value = case
+        .base64
+        .as_ref()
+        .map_or_else(|| case.text.clone().into_bytes(), |base64| STANDARD.decode(base64).expect("the case is base64"));
+    let name = |name: &str| match name.split_at_checked(3) {
+        Some((prefix, rest)) if prefix.eq_ignore_ascii_case("ce-") => format!("{}_{rest}", &prefix[..2]),
+        _ => name.to_owned(),
+    };
+    let headers: Vec<_> = case.headers.iter().map(|(n, v)| (name(n), v.as_bytes())).collect();
+    let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), Some(*value))).collect();
+    let record = kafka::Record { key: None, value: Some(&value), headers: &headers };
+    match kafka::decode(&record, &defaults(), &Limits::default()) {
+        Ok(event) => assert_eq!(Some(to_json(&event)), case.event, "{title}: expected {:?}", case.error),
+        Err(error) => assert_eq!(Some(error.class()), case.error.as_deref(), "{title}: {error}"),
+    }
+}
+
 fn verify(file: &str, case: &Case) {
     let title = format!("{file}: {}", case.case);
     let payload = case.base64.as_ref().map_or_else(

@@ -170,6 +170,17 @@ fn header() -> impl Strategy<Value = (String, String)> {
     (name, value)
 }
 
+fn bytes() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![text(0..10).prop_map(String::into_bytes), proptest::collection::vec(any::<u8>(), 0..20)]
+}
+
+/// The same names with the prefix of Kafka; values are bytes, or null.
+fn record_header() -> impl Strategy<Value = (String, Option<Vec<u8>>)> {
+    let value = header().prop_map(|(_, value)| value.into_bytes());
+    let value = proptest::option::of(prop_oneof![4 => value, 1 => bytes()]);
+    (header(), value).prop_map(|((name, _), value)| (name.replacen("ce-", "ce_", 1), value))
+}
+
 fn hostile_envelope() -> impl Strategy<Value = Bytes> {
     let names = vec![
         "id",
@@ -221,6 +232,33 @@ proptest! {
     fn binary_mode_gives_the_event_back_with_extensions_as_text(event in event()) {
         let (headers, payload) = to_binary(&event);
         let decoded = decode(&Message { headers: &headers, payload: &payload }, &defaults(), &Limits::default());
+        prop_assert_eq!(decoded, Ok(with_text_extensions(event)));
+    }
+
+    #[test]
+    fn no_record_makes_decode_panic_and_every_event_it_gives_is_sound(
+        key in proptest::option::of(bytes()),
+        value in proptest::option::of(prop_oneof![payload(), hostile_envelope()]),
+        headers in proptest::collection::vec(record_header(), 0..10),
+    ) {
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
+        let record = kafka::Record { key: key.as_deref(), value: value.as_deref(), headers: &headers };
+        match kafka::decode(&record, &defaults(), &Limits::default()) {
+            Ok(event) => {
+                prop_assert_eq!(check(&event), Ok(()));
+                prop_assert_eq!(from_structured(&to_structured(&event), &Limits::STORED), Ok(event));
+            }
+            Err(error) => prop_assert!(!error.to_string().contains(char::is_control)),
+        }
+    }
+
+    #[test]
+    fn a_record_gives_the_event_back_with_extensions_as_text(event in event()) {
+        let out = kafka::encode(&event);
+        let headers: Vec<_> = out.headers.iter().map(|(n, v)| (n.as_str(), Some(v.as_bytes()))).collect();
+        let key = out.key.as_deref().map(str::as_bytes);
+        let record = kafka::Record { key, value: Some(&out.value), headers: &headers };
+        let decoded = kafka::decode(&record, &defaults(), &Limits::default());
         prop_assert_eq!(decoded, Ok(with_text_extensions(event)));
     }
 
