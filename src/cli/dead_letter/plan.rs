@@ -9,7 +9,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::delivery::DeliveryId;
-use crate::event::codec::{self, Defaults, Limits, Message};
+use crate::event::Event;
+use crate::event::codec::kafka::{self, Kept};
+use crate::event::codec::{self, DecodeError, Defaults, Limits, Message};
 use crate::rules::{CompiledRule, Rule, RuleSet};
 use crate::store::control::{ControlPlane, TriggerRow};
 use crate::store::dead_letters::{DeadLetter, RedriveDelivery};
@@ -91,24 +93,10 @@ impl Planner {
     /// Decodes the message again and matches it against the rules of now.
     fn rejected(&self, letter: &DeadLetter) -> Result<Vec<RedriveDelivery>, String> {
         let trigger = &letter.row.trigger;
-        let headers: Vec<(String, String)> =
-            serde_json::from_slice(&letter.headers).map_err(|e| format!("its headers cannot be read: {e}"))?;
-        let (source, id) = (format!("oncue/trigger/{trigger}"), key_text(&letter.transport_key));
-        let ty = self.type_of(letter, &headers);
-        let plain = !codec::is_binary(&headers) && !codec::is_structured(&headers);
-        if plain && ty.is_none() {
-            return Err("it is no CloudEvent and its subject was not kept: name its type with --type".to_owned());
-        }
-        let defaults = Defaults {
-            ty: ty.as_deref().unwrap_or_default(),
-            source: &source,
-            id: &id,
-            subject: None,
-            time: Some(DeliveryId(letter.row.id).time()),
+        let event = match Kept::from_json(&letter.headers) {
+            Some(kept) => self.record(letter, &kept)?,
+            None => self.message(letter)?,
         };
-        let payload = Bytes::from(letter.raw.clone());
-        let event = codec::decode(&Message { headers: &headers, payload: &payload }, &defaults, &self.options.limits)
-            .map_err(|e| format!("it still cannot be decoded: {e}"))?;
         let planned = self.set.plan(trigger, &Arc::new(event));
         if planned.is_empty() {
             return Err("it can be decoded, but no rule matches it".to_owned());
@@ -120,6 +108,27 @@ impl Planner {
         Ok(deliveries.collect())
     }
 
+    fn message(&self, letter: &DeadLetter) -> Result<Event, String> {
+        let headers: Vec<(String, String)> =
+            serde_json::from_slice(&letter.headers).map_err(|e| format!("its headers cannot be read: {e}"))?;
+        let ty = self.type_of(letter, &headers);
+        let plain = !codec::is_binary(&headers) && !codec::is_structured(&headers);
+        if plain && ty.is_none() {
+            return Err("it is no CloudEvent and its subject was not kept: name its type with --type".to_owned());
+        }
+        let payload = Bytes::from(letter.raw.clone());
+        let message = Message { headers: &headers, payload: &payload };
+        let decode = |defaults: &Defaults<'_>| codec::decode(&message, defaults, &self.options.limits);
+        decoded(letter, ty.as_deref().unwrap_or_default(), decode)
+    }
+
+    fn record(&self, letter: &DeadLetter, kept: &Kept) -> Result<Event, String> {
+        let ty = self.options.ty.as_deref().unwrap_or(&kept.topic);
+        kept.with_record(&letter.raw, |record| {
+            decoded(letter, ty, |defaults| kafka::decode(record, defaults, &self.options.limits))
+        })
+    }
+
     /// The type of a message that is no CloudEvent: its subject, if it is known.
     fn type_of(&self, letter: &DeadLetter, headers: &[(String, String)]) -> Option<String> {
         let header = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(SUBJECT_HEADER)).map(|(_, v)| v.clone());
@@ -128,6 +137,18 @@ impl Planner {
             only_subject(&TriggerSpec::parse(&row.kind, &row.spec).ok()?)
         })
     }
+}
+
+/// The event of a rejected message, named as its trigger named it if it names itself not.
+fn decoded(
+    letter: &DeadLetter,
+    ty: &str,
+    decode: impl FnOnce(&Defaults<'_>) -> Result<Event, DecodeError>,
+) -> Result<Event, String> {
+    let (source, id) = (format!("oncue/trigger/{}", letter.row.trigger), key_text(&letter.transport_key));
+    let time = Some(DeliveryId(letter.row.id).time());
+    let defaults = Defaults { ty, source: &source, id: &id, subject: None, time };
+    decode(&defaults).map_err(|e| format!("it still cannot be decoded: {e}"))
 }
 
 /// The subject of a trigger that has one without wildcards.

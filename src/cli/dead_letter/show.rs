@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::cli::Context;
 use crate::cli::output::{bytes, dash, fields, micros, moment, printable};
+use crate::event::codec::kafka::Kept;
 use crate::function::hex;
 use crate::store::Store;
 use crate::store::dead_letters::{DeadLetter, DeadLetterRow};
@@ -66,7 +67,10 @@ fn shown(letter: &DeadLetter) -> Shown<'_> {
         generation: letter.generation,
         ordering_key: letter.ordering_key.as_deref(),
         attempts: &letter.attempts,
-        headers: serde_json::from_slice(&letter.headers).unwrap_or_default(),
+        headers: match Kept::from_json(&letter.headers) {
+            Some(kept) => kept.shown(),
+            None => serde_json::from_slice(&letter.headers).unwrap_or_default(),
+        },
         payload: payload.map_or_else(|_| hex(&letter.raw), str::to_owned),
         payload_is_text: payload.is_ok(),
     }

@@ -7,6 +7,8 @@
 //! A record is structured if its content type is a CloudEvent's, binary if a required attribute is among its headers, else
 //! plain: its topic is the type and its key the subject, where that is text. A plain tombstone has the data `null`.
 
+mod kept;
+
 use bytes::Bytes;
 
 use super::error::DecodeError;
@@ -15,6 +17,8 @@ use super::{
     percent, plain, require_json_format, structured,
 };
 use crate::event::{AttributeValue, Event, PARTITION_KEY};
+
+pub use self::kept::Kept;
 
 const PREFIX: &str = "ce_";
 const JSON: &str = "application/json";

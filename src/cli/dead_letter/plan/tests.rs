@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::{Options, Planner};
 use crate::delivery::DeliveryId;
 use crate::event::codec::Limits;
+use crate::event::codec::kafka::{Header, Kept, Record};
 use crate::function::FunctionSpec;
 use crate::retry::RetryPolicy;
 use crate::rules::{OnFailure, Rule, Target};
@@ -126,6 +127,18 @@ fn a_rejected_message_is_decoded_again_and_runs_for_each_rule_that_matches() {
     let rules: Vec<String> =
         plan(&message, Options::default()).expect("it can be decoded").into_iter().map(|(rule, _)| rule).collect();
     assert_eq!(rules, ["first", "second"]);
+}
+
+#[test]
+fn a_rejected_record_is_decoded_again_with_its_key_and_its_topic_as_type() {
+    let headers: &[Header<'_>] = &[("x", Some(b"\xff"))];
+    let record = |topic| Kept::new(&Record { key: Some(b"k"), value: None, headers }, topic, 0, 7).to_json();
+    let message = |topic| letter(None, None, b"", &String::from_utf8(record(topic)).expect("JSON is text"));
+    assert_eq!(plan(&message("user.signup"), Options::default()).map(|p| p.len()), Ok(2));
+    let other = plan(&message("user.other"), Options::default());
+    assert!(other.expect_err("no rule").contains("no rule matches"));
+    let named = Options { ty: Some("user.signup".to_owned()), ..Options::default() };
+    assert_eq!(plan(&message("user.other"), named).map(|p| p.len()), Ok(2));
 }
 
 #[test]
