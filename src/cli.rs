@@ -5,6 +5,7 @@
 //! layers below.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -135,12 +136,19 @@ impl Cli {
     }
 }
 
+/// How long blocking calls may go on after everything else has ended.
+const BLOCKING_GRACE: Duration = Duration::from_secs(1);
+
 /// Runs `future` on a new runtime.
 ///
 /// # Errors
 /// Those of `future`, or that the runtime could not be started.
 pub fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(future)
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(future);
+    // A question to a Kafka that does not answer must not hold up the end.
+    runtime.shutdown_timeout(BLOCKING_GRACE);
+    result
 }
 
 #[cfg(test)]

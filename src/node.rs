@@ -208,6 +208,7 @@ async fn assemble(
             }
             BusKind::Kafka => {
                 let bus = KafkaBus::new(name, bus_config)?;
+                targets.insert(name.clone(), Target::Kafka(bus.clone()));
                 buses::watch_kafka(&bus, &health, &drain);
                 Connection::Kafka(bus)
             }

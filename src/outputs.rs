@@ -7,22 +7,26 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use async_nats::HeaderMap;
-use async_nats::jetstream::context::{PublishError, PublishErrorKind};
-use async_nats::jetstream::message::PublishMessage;
+use tokio::time::Instant;
 
 use crate::bus::Publishing;
+use crate::bus::kafka::KafkaBus;
 use crate::bus::nats::NatsBus;
-use crate::bus::postgres::{PostgresBus, SourceError};
+use crate::bus::postgres::PostgresBus;
 use crate::delivery::DeliveryId;
 use crate::event::codec::{self, DecodeError};
 use crate::event::{AttributeValue, CAUSE, Event, HOPS, TRACEPARENT};
 
-/// How long one publish may take, acknowledgement included.
-const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
+mod kafka;
+mod nats;
+mod postgres;
 
-/// Bytes of events that the outbox's relay writes in one transaction of a Postgres.
-const TRANSACTION_BYTES: usize = 4 << 20;
+use self::postgres::Transactions;
+
+/// How long one publish may take, acknowledgement included, where the bus says nothing else.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
+/// What a bus that gives up by itself gets beyond its own limit, so that its words are heard and not ours.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// A bus that can be published to.
 #[derive(Clone, Debug)]
@@ -34,6 +38,8 @@ pub enum Target {
         /// What publishing means on it.
         publishing: Publishing,
     },
+    /// Kafka: every in-sync replica acknowledges.
+    Kafka(KafkaBus),
     /// Postgres: logical messages that change feeds read.
     Postgres(PostgresBus),
 }
@@ -53,6 +59,9 @@ pub enum OutputError {
     /// No stream stores the subject.
     #[error("no stream stores subject \"{0}\": create one, or set publish = \"core\" on the bus")]
     NoStream(String),
+    /// There is no such topic.
+    #[error("{0}")]
+    NoTopic(String),
     /// The server did not take it in time.
     #[error("publishing to \"{subject}\" failed: {message}")]
     Failed {
@@ -68,7 +77,7 @@ pub enum OutputError {
 pub struct Output {
     /// The bus.
     pub bus: String,
-    /// The subject.
+    /// The subject; on Kafka the topic, on Postgres the type.
     pub subject: String,
     /// The event, complete.
     pub event: Event,
@@ -117,80 +126,82 @@ impl Outputs {
     /// # Errors
     /// The first output that was not stored. Others may have been: the same ids come again on the next try.
     pub async fn publish(&self, outputs: &[Output]) -> Result<(), OutputError> {
+        let patience = self.patience(outputs);
+        let deadline = Instant::now() + patience;
         let work = async {
-            let mut acknowledgements = Vec::with_capacity(outputs.len());
+            let mut sent = Vec::with_capacity(outputs.len());
             let mut transactions = Transactions::default();
             for output in outputs {
-                match self.target(output)? {
-                    Target::Nats { bus, publishing } => {
-                        if let Some(ack) = send(bus, *publishing, output).await? {
-                            acknowledgements.push((output, ack));
-                        }
-                    }
-                    Target::Postgres(bus) => transactions.add(bus, output),
-                }
+                sent.push((output, self.send(output, &mut transactions, deadline).await?));
             }
-            for (bus, outputs) in transactions.whole {
-                commit(bus, &outputs).await.map_err(|error| failed(outputs[0], &error))?;
-            }
-            for (output, ack) in acknowledgements {
-                ack.await.map_err(|error| refused(output, &error))?;
+            transactions.commit().await?;
+            for (output, sent) in sent {
+                sent.stored(output).await?;
             }
             Ok(())
         };
-        match tokio::time::timeout(PUBLISH_TIMEOUT, work).await {
+        match tokio::time::timeout_at(deadline, work).await {
             Ok(result) => result,
             Err(_) => Err(OutputError::Failed {
                 subject: outputs.first().map(|o| o.subject.clone()).unwrap_or_default(),
-                message: format!("no acknowledgement within {} s", PUBLISH_TIMEOUT.as_secs()),
+                message: silence(patience),
             }),
         }
     }
 
     /// Publishes each of `outputs` that can be, in order, and says of each how that went.
     pub async fn publish_each(&self, outputs: &[Output]) -> Vec<Result<(), OutputError>> {
-        let deadline = tokio::time::Instant::now() + PUBLISH_TIMEOUT;
-        let late =
-            |output: &Output| failed(output, &format!("no acknowledgement within {} s", PUBLISH_TIMEOUT.as_secs()));
+        let patience = self.patience(outputs);
+        let deadline = Instant::now() + patience;
+        let late = |output: &Output| failed(output, &silence(patience));
         let mut transactions = Transactions::default();
         let mut sent = Vec::with_capacity(outputs.len());
         for output in outputs {
-            let sending = async {
-                match self.target(output)? {
-                    Target::Nats { bus, publishing } => send(bus, *publishing, output).await,
-                    Target::Postgres(bus) => {
-                        transactions.add(bus, output);
-                        Ok(None)
-                    }
-                }
-            };
-            let ack = tokio::time::timeout_at(deadline, sending).await.unwrap_or_else(|_| Err(late(output)));
-            sent.push((output, ack));
+            let sending = self.send(output, &mut transactions, deadline);
+            let result = tokio::time::timeout_at(deadline, sending).await.unwrap_or_else(|_| Err(late(output)));
+            sent.push((output, result));
         }
-        let mut uncommitted: HashMap<&str, String> = HashMap::new();
-        for (bus, outputs) in transactions.split() {
-            let error = match tokio::time::timeout_at(deadline, commit(bus, &outputs)).await {
-                Ok(Ok(())) => continue,
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => format!("no answer within {} s", PUBLISH_TIMEOUT.as_secs()),
-            };
-            uncommitted.extend(outputs.iter().map(|output| (output.message_id.as_str(), error.clone())));
-        }
+        let mut uncommitted = transactions.commit_each(deadline, patience).await;
         let mut results = Vec::with_capacity(outputs.len());
-        for (output, ack) in sent {
-            results.push(match ack {
-                Ok(Some(ack)) => match tokio::time::timeout_at(deadline, ack.into_future()).await {
-                    Ok(stored) => stored.map(drop).map_err(|error| refused(output, &error)),
-                    Err(_) => Err(late(output)),
-                },
-                Ok(None) => match uncommitted.remove(output.message_id.as_str()) {
+        for (output, sent) in sent {
+            results.push(match sent {
+                Ok(Sent::Committed) => match uncommitted.remove(output.message_id.as_str()) {
                     Some(error) => Err(failed(output, &error)),
                     None => Ok(()),
                 },
+                Ok(sent) => {
+                    let stored = tokio::time::timeout_at(deadline, sent.stored(output)).await;
+                    stored.unwrap_or_else(|_| Err(late(output)))
+                }
                 Err(error) => Err(error),
             });
         }
         results
+    }
+
+    async fn send<'a>(
+        &'a self,
+        output: &'a Output,
+        transactions: &mut Transactions<'a>,
+        deadline: Instant,
+    ) -> Result<Sent, OutputError> {
+        match self.target(output)? {
+            Target::Nats { bus, publishing } => nats::send(bus, *publishing, output).await,
+            Target::Kafka(bus) => kafka::send(bus, output, deadline).await,
+            Target::Postgres(bus) => {
+                transactions.add(bus, output);
+                Ok(Sent::Committed)
+            }
+        }
+    }
+
+    /// How long these may take.
+    fn patience(&self, outputs: &[Output]) -> Duration {
+        let of = |output: &Output| match self.targets.get(&output.bus) {
+            Some(Target::Kafka(bus)) => bus.delivery_timeout() + GRACE,
+            _ => PUBLISH_TIMEOUT,
+        };
+        outputs.iter().map(of).max().unwrap_or(PUBLISH_TIMEOUT)
     }
 
     fn target(&self, output: &Output) -> Result<&Target, OutputError> {
@@ -198,76 +209,31 @@ impl Outputs {
     }
 }
 
-/// Outputs to Postgres buses, by bus.
-#[derive(Default)]
-struct Transactions<'a> {
-    whole: Vec<(&'a PostgresBus, Vec<&'a Output>)>,
+/// An output on its way.
+enum Sent {
+    /// The server has it, or nothing will say so.
+    Done,
+    /// It is part of a transaction that is still to be committed.
+    Committed,
+    /// A stream acknowledges it.
+    Nats(async_nats::jetstream::context::PublishAckFuture),
+    /// A topic acknowledges it.
+    Kafka(crate::bus::kafka::Acknowledgement),
 }
 
-impl<'a> Transactions<'a> {
-    fn add(&mut self, bus: &'a PostgresBus, output: &'a Output) {
-        match self.whole.iter_mut().find(|(known, _)| known.name() == bus.name()) {
-            Some((_, outputs)) => outputs.push(output),
-            None => self.whole.push((bus, vec![output])),
-        }
-    }
-
-    /// In parts of a bounded size, each with one output at least.
-    fn split(self) -> Vec<(&'a PostgresBus, Vec<&'a Output>)> {
-        let mut parts: Vec<(&'a PostgresBus, Vec<&'a Output>)> = Vec::new();
-        for (bus, outputs) in self.whole {
-            let mut bytes = usize::MAX;
-            for output in outputs {
-                bytes = bytes.saturating_add(output.event.size());
-                match parts.last_mut() {
-                    Some((_, part)) if bytes <= TRANSACTION_BYTES => part.push(output),
-                    _ => {
-                        bytes = output.event.size();
-                        parts.push((bus, vec![output]));
-                    }
-                }
-            }
-        }
-        parts
-    }
-}
-
-/// Writes logical messages in one transaction. A Postgres has no subjects: what grants and rules name after the bus is
-/// the event's type there, so that a function publishes no other types than it may.
-async fn commit(bus: &PostgresBus, outputs: &[&Output]) -> Result<(), SourceError> {
-    let event = |output: &&Output| codec::to_structured(&Event { ty: output.subject.clone(), ..output.event.clone() });
-    bus.publish(&outputs.iter().map(event).collect::<Vec<_>>()).await
-}
-
-async fn send(
-    bus: &NatsBus,
-    publishing: Publishing,
-    output: &Output,
-) -> Result<Option<async_nats::jetstream::context::PublishAckFuture>, OutputError> {
-    let (pairs, payload) = codec::to_binary(&output.event);
-    let mut headers = HeaderMap::new();
-    for (name, value) in pairs {
-        headers.append(name.as_str(), value.as_str());
-    }
-    match publishing {
-        Publishing::Durable => {
-            let message = PublishMessage::build().payload(payload).headers(headers).message_id(&output.message_id);
-            let sent = bus.jetstream.send_publish(output.subject.clone(), message).await;
-            sent.map(Some).map_err(|error| failed(output, &error))
-        }
-        Publishing::Core => {
-            headers.insert("Nats-Msg-Id", output.message_id.as_str());
-            let sent = bus.client.publish_with_headers(output.subject.clone(), headers, payload).await;
-            sent.map(|()| None).map_err(|error| failed(output, &error))
+impl Sent {
+    /// Waits until it is stored.
+    async fn stored(self, output: &Output) -> Result<(), OutputError> {
+        match self {
+            Self::Done | Self::Committed => Ok(()),
+            Self::Nats(ack) => ack.await.map(drop).map_err(|error| nats::refused(output, &error)),
+            Self::Kafka(ack) => ack.wait().await.map(drop).map_err(|failure| kafka::failed(output, &failure)),
         }
     }
 }
 
-fn refused(output: &Output, error: &PublishError) -> OutputError {
-    match error.kind() {
-        PublishErrorKind::StreamNotFound => OutputError::NoStream(output.subject.clone()),
-        _ => failed(output, error),
-    }
+fn silence(patience: Duration) -> String {
+    format!("no acknowledgement within {} s", patience.as_secs())
 }
 
 fn failed(output: &Output, error: &dyn std::fmt::Display) -> OutputError {

@@ -11,11 +11,13 @@ use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 
 use super::BusConfig;
 
+mod aside;
 mod callbacks;
 mod error;
 mod log;
 mod options;
 mod probe;
+mod producer;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -25,9 +27,11 @@ pub use self::callbacks::Callbacks;
 pub use self::error::{ClusterError, Mistake};
 pub use self::options::{Mechanism, Options};
 pub use self::probe::{PartitionFacts, TopicFacts};
+pub use self::producer::{Acknowledgement, SendFailure, Stored};
 pub use self::settings::check;
 
 use self::probe::Probe;
+use self::producer::Producer;
 use self::settings::{Role, settings};
 
 /// How long a question to the cluster may take.
@@ -44,6 +48,8 @@ struct Inner {
     config: BusConfig,
     /// Made when it is first used.
     probe: Mutex<Option<Arc<Probe>>>,
+    /// Likewise, and made anew when it failed for good.
+    producer: Mutex<Option<Arc<Producer>>>,
 }
 
 impl std::fmt::Debug for KafkaBus {
@@ -60,7 +66,8 @@ impl KafkaBus {
     pub fn new(name: &str, config: &BusConfig) -> Result<Self, ClusterError> {
         let bus = name.to_owned();
         check(config).map_err(|mistake| ClusterError::Config { bus, mistake })?;
-        let inner = Inner { name: name.into(), config: config.clone(), probe: Mutex::new(None) };
+        let inner =
+            Inner { name: name.into(), config: config.clone(), probe: Mutex::default(), producer: Mutex::default() };
         Ok(Self { inner: Arc::new(inner) })
     }
 

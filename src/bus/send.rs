@@ -1,7 +1,7 @@
 //! Sends messages by hand: `oncue publish`. What functions emit goes through `outputs`.
 //!
-//! Invariant: a message that `store` gave back is in a stream; messages go out in their order, and at most
-//! `WINDOW` of them are unacknowledged. Nothing here knows CloudEvents.
+//! Invariant: a message that `store` gave back is in a stream, a record that `append` gave back in a topic; they go out in
+//! their order, and at most `WINDOW` of them are unacknowledged. Nothing here knows CloudEvents.
 
 use std::collections::VecDeque;
 use std::str::FromStr as _;
@@ -13,7 +13,9 @@ use async_nats::jetstream::message::PublishMessage;
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 
+use super::kafka::{self, Acknowledgement, KafkaBus, SendFailure};
 use super::nats::NatsBus;
+use crate::event::codec::kafka::Outgoing as Record;
 
 /// Below the client's own bound of unacknowledged messages, and enough to hide a round trip of 10 ms at 50,000/s.
 const WINDOW: usize = 512;
@@ -95,6 +97,32 @@ pub async fn store(
     }
     for (message, ack) in waiting {
         each(&message, acknowledged(&message, ack).await?);
+    }
+    Ok(())
+}
+
+/// Publishes `records` to `topic` and waits until each is stored; `each` hears of them in order.
+///
+/// # Errors
+/// The first record that was not stored; those before it are.
+pub async fn append(
+    bus: &KafkaBus,
+    topic: &str,
+    records: impl Iterator<Item = Record>,
+    mut each: impl FnMut(kafka::Stored),
+) -> Result<(), SendFailure> {
+    let mut waiting: VecDeque<Acknowledgement> = VecDeque::with_capacity(WINDOW);
+    for record in records {
+        if waiting.len() == WINDOW
+            && let Some(first) = waiting.pop_front()
+        {
+            each(first.wait().await?);
+        }
+        let deadline = tokio::time::Instant::now() + ANSWER_TIMEOUT;
+        waiting.push_back(bus.send(topic, &record, deadline).await?);
+    }
+    for acknowledgement in waiting {
+        each(acknowledgement.wait().await?);
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! `oncue publish`: one event, or many, onto a bus.
 //!
-//! Invariant: a message counts as published when a stream has stored it (but for `--core`), or when its transaction is
-//! committed. The payload goes out byte for byte as it was given; it is only read to see whether it is JSON.
+//! Invariant: a message counts as published when a stream or a topic has stored it (but for `--core`), or when its
+//! transaction is committed. The payload goes out byte for byte as it was given; it is only read to see whether it is JSON.
 
 mod batch;
 
@@ -11,6 +11,7 @@ use std::time::Instant;
 use anyhow::{Context as _, bail, ensure};
 use serde::Serialize;
 
+use crate::bus::kafka::{self, KafkaBus};
 use crate::bus::nats;
 use crate::bus::postgres::PostgresBus;
 use crate::bus::send::{self, Outgoing, SendError, Stored};
@@ -28,7 +29,7 @@ const TRANSACTION: (usize, usize) = (1_000, 4 << 20);
 /// What may be typed after `oncue publish`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A subject of the only bus, or BUS/SUBJECT; of a Postgres bus BUS/TYPE
+    /// A subject of the only bus, or BUS/SUBJECT; of a Kafka bus BUS/TOPIC, of a Postgres bus BUS/TYPE
     topic: String,
     /// The payload: JSON, @FILE, or - for stdin
     #[arg(allow_hyphen_values = true)]
@@ -51,6 +52,9 @@ pub struct Args {
     /// A message header; repeatable
     #[arg(long = "header", value_name = "NAME=VALUE", value_parser = key_value)]
     headers: Vec<(String, String)>,
+    /// The key of a Kafka record: one key, one partition, one order [default: `--subject`]
+    #[arg(long)]
+    key: Option<String>,
     /// Send the payload as it is, without CloudEvents headers
     #[arg(long, conflicts_with_all = ["ty", "source", "subject", "extensions"])]
     raw: bool,
@@ -76,6 +80,11 @@ struct Published {
     stream: Option<String>,
     first_sequence: Option<u64>,
     last_sequence: Option<u64>,
+    /// Where the last record of a topic is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partition: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<i64>,
     count: u64,
     duplicates: u64,
     seconds: f64,
@@ -92,7 +101,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let begin = Instant::now();
     match config.kind {
         BusKind::Nats => to_nats(&args, config, &batch, &mut published).await?,
-        BusKind::Kafka => bail!("this version publishes nothing to Kafka by hand"),
+        BusKind::Kafka => to_kafka(config, &batch, &mut published).await?,
         BusKind::Postgres => to_postgres(config, &batch, &mut published).await?,
     }
     published.seconds = begin.elapsed().as_secs_f64();
@@ -124,6 +133,18 @@ async fn to_nats(args: &Args, config: &BusConfig, batch: &Batch, published: &mut
     }
 }
 
+async fn to_kafka(config: &BusConfig, batch: &Batch, published: &mut Published) -> anyhow::Result<()> {
+    let bus = KafkaBus::new(&published.bus, config)?;
+    let topic = published.subject.clone();
+    let records = (1..=batch.total()).map(|n| batch.record(n));
+    let note = |stored: kafka::Stored| {
+        (published.partition, published.offset) = (Some(stored.partition), Some(stored.offset));
+        published.count += 1;
+    };
+    let sent = send::append(&bus, &topic, records, note).await;
+    sent.with_context(|| format!("published {} of {} records", published.count, batch.total()))
+}
+
 /// Writes logical messages, as `oncue.publish` does, many in one transaction.
 async fn to_postgres(config: &BusConfig, batch: &Batch, published: &mut Published) -> anyhow::Result<()> {
     let bus = PostgresBus::new(&published.bus, config)?;
@@ -151,7 +172,9 @@ fn resolve<'a>(topic: &str, context: &'a Context) -> anyhow::Result<(String, &'a
     let (name, subject) = match topic.split_once('/') {
         Some((bus, subject)) => (bus.to_owned(), subject),
         None => match buses.len() {
-            0 => bail!("no bus is named: set NATS_URL, or add a section [bus.NAME] to oncue.toml, or run `oncue dev`"),
+            0 => bail!(
+                "no bus is named: set NATS_URL or KAFKA_BROKERS, or add a section [bus.NAME] to oncue.toml, or run `oncue dev`"
+            ),
             1 => (known(), topic),
             _ => bail!("there are several buses ({}): write BUS/{topic}", known()),
         },
@@ -174,6 +197,12 @@ fn describe(published: &Published) -> String {
     let Published { bus, subject, count, duplicates, seconds, .. } = published;
     let id = published.id.as_deref().map(|id| format!(" as {id}")).unwrap_or_default();
     let rate = *count as f64 / seconds.max(1e-6);
+    if let (Some(partition), Some(offset)) = (published.partition, published.offset) {
+        return match count {
+            1 => format!("published to {bus}/{subject}{id}: partition {partition}, offset {offset}"),
+            _ => format!("published {count} to {bus}/{subject}{id}-N: {seconds:.2} s, {rate:.0}/s"),
+        };
+    }
     if let Some(transactions) = published.transactions {
         let many = if *count > 1 { "-N" } else { "" };
         return format!("published {count} to {bus}/{subject}{id}{many}: {transactions} transactions, {seconds:.2} s");

@@ -4,6 +4,7 @@ pub mod checker;
 pub mod feeds;
 pub mod functions;
 pub mod history;
+pub mod kafka;
 pub mod node;
 pub mod process;
 pub mod world;

@@ -10,6 +10,7 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::metadata::{Metadata, MetadataTopic};
 use rdkafka::producer::{Producer as _, ThreadedProducer};
 
+use super::aside::Aside;
 use super::error::{is_silence, words};
 use super::{ANSWER_TIMEOUT, Callbacks, ClusterError, KafkaBus};
 
@@ -18,7 +19,7 @@ const USUAL_TOPIC: &str = "__consumer_offsets";
 
 /// The client. Its own thread serves its logs, errors and tokens.
 pub(super) struct Probe {
-    client: ThreadedProducer<Callbacks>,
+    client: Aside<ThreadedProducer<Callbacks>>,
 }
 
 /// A topic.
@@ -45,7 +46,7 @@ pub struct PartitionFacts {
 
 impl Probe {
     pub(super) fn new(config: &ClientConfig, callbacks: Callbacks) -> KafkaResult<Self> {
-        Ok(Self { client: config.create_with_context(callbacks)? })
+        Ok(Self { client: Aside::new(config.create_with_context(callbacks)?) })
     }
 
     fn metadata(&self, topic: Option<&str>) -> KafkaResult<Metadata> {

@@ -4,6 +4,7 @@
 //! passes [`check`] says one way to log in and everything that this way needs.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::error::Mistake;
 use super::options::Mechanism;
@@ -17,6 +18,9 @@ const FETCH_BYTES: u64 = 16 << 20;
 const PRODUCER_QUEUE_KBYTES: &str = "65536";
 /// librdkafka's default of `message.max.bytes`.
 const MESSAGE_BYTES: u64 = 1_000_000;
+
+/// How long a record may take to be acknowledged, where the options say nothing: as long as on NATS.
+pub(super) const DELIVERY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a client is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +57,7 @@ pub(super) fn settings(config: &BusConfig, role: Role) -> BTreeMap<String, Strin
             ("fetch.max.bytes", &FETCH_BYTES.max(message_bytes).to_string()),
         ],
         Role::Producer => &[
-            ("delivery.timeout.ms", "5000"),
+            ("delivery.timeout.ms", &DELIVERY_TIMEOUT.as_millis().to_string()),
             ("linger.ms", "1"),
             // As the Java clients do: a key has one partition, whoever writes it.
             ("partitioner", "murmur2_random"),

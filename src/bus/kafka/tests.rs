@@ -1,5 +1,7 @@
 //! The checked list and the settings as tables; what a cluster says, against librdkafka's mock cluster.
 
+mod producer;
+
 use std::path::PathBuf;
 
 use rdkafka::error::KafkaError;

@@ -9,7 +9,8 @@ use time::OffsetDateTime;
 use crate::bus::BusKind;
 use crate::bus::send::Outgoing;
 use crate::cli::arguments::read_input;
-use crate::event::{Event, codec};
+use crate::event::codec::kafka::{self, Outgoing as Record};
+use crate::event::{AttributeValue, Event, PARTITION_KEY, codec};
 
 use super::Args;
 
@@ -20,6 +21,7 @@ pub(super) struct Batch {
     subject: String,
     template: Event,
     raw: bool,
+    key: Option<String>,
     headers: Vec<(String, String)>,
     payloads: Vec<Bytes>,
     count: u64,
@@ -31,6 +33,8 @@ impl Batch {
     /// # Errors
     /// Options that the kind of bus does not have, a payload that is no JSON, attributes that are no CloudEvent's.
     pub(super) fn new(args: &Args, subject: &str, kind: BusKind) -> anyhow::Result<Self> {
+        ensure!(kind == BusKind::Kafka || args.key.is_none(), "only records of Kafka have keys: leave --key out");
+        ensure!(kind != BusKind::Kafka || !args.core, "a topic stores what it takes: leave --core out");
         if kind == BusKind::Postgres {
             ensure!(
                 !args.raw && !args.core && args.headers.is_empty(),
@@ -45,17 +49,25 @@ impl Batch {
             ty: args.ty.clone().unwrap_or_else(|| subject.to_owned()),
             subject: args.subject.clone(),
             // Of a Postgres it is the time of the commit.
-            time: (kind == BusKind::Nats).then(OffsetDateTime::now_utc),
+            time: (kind != BusKind::Postgres).then(OffsetDateTime::now_utc),
             datacontenttype: Some("application/json".to_owned()),
             dataschema: None,
-            extensions: args.extensions.iter().map(|(k, v)| (k.clone(), v.clone().into())).collect(),
+            extensions: extensions(args),
             data: Bytes::new(),
         };
         if !args.raw {
             codec::check(&template).context("this is no CloudEvent")?;
         }
-        let (subject, headers) = (subject.to_owned(), args.headers.clone());
-        Ok(Self { id, subject, template, raw: args.raw, headers, payloads: payloads(args)?, count: args.count })
+        Ok(Self {
+            id,
+            subject: subject.to_owned(),
+            template,
+            raw: args.raw,
+            key: args.key.clone(),
+            headers: args.headers.clone(),
+            payloads: payloads(args)?,
+            count: args.count,
+        })
     }
 
     /// How many there are.
@@ -78,6 +90,17 @@ impl Batch {
         Outgoing { subject: self.subject.clone(), headers, payload, message_id }
     }
 
+    /// The `n`th as a record of Kafka.
+    pub(super) fn record(&self, n: u64) -> Record {
+        let mut record = if self.raw {
+            Record { key: self.key.clone(), headers: Vec::new(), value: self.payload(n) }
+        } else {
+            kafka::encode(&self.event(n))
+        };
+        record.headers.extend(self.headers.iter().cloned());
+        record
+    }
+
     fn id(&self, n: u64) -> Option<String> {
         let id = self.id.as_ref()?;
         Some(if self.total() > 1 { format!("{id}-{n}") } else { id.clone() })
@@ -88,6 +111,13 @@ impl Batch {
         let at = usize::try_from(n - 1).unwrap_or(usize::MAX).min(self.payloads.len() - 1);
         self.payloads[at].clone()
     }
+}
+
+/// The attributes that were given by name, and the key, which travels as one of them.
+fn extensions(args: &Args) -> Vec<(String, AttributeValue)> {
+    let key = args.key.as_ref().map(|key| (PARTITION_KEY.to_owned(), key.clone()));
+    let named = args.extensions.iter().filter(|(name, _)| key.is_none() || name != PARTITION_KEY).cloned();
+    named.chain(key.clone()).map(|(name, value)| (name, value.into())).collect()
 }
 
 fn payloads(args: &Args) -> anyhow::Result<Vec<Bytes>> {
@@ -149,6 +179,23 @@ mod tests {
     }
 
     #[test]
+    fn a_record_has_the_key_that_it_is_given_or_its_subject() {
+        let table: [(&[&str], Option<&str>); 5] = [
+            (&["t", "{}"], None),
+            (&["t", "{}", "--subject", "s"], Some("s")),
+            (&["t", "{}", "--subject", "s", "--key", "k"], Some("k")),
+            (&["t", "{}", "--ext", "partitionkey=p"], Some("p")),
+            (&["t", "x", "--raw", "--key", "k"], Some("k")),
+        ];
+        for (line, key) in table {
+            let record = batch(BusKind::Kafka, line).expect("it is right").record(1);
+            assert_eq!(record.key.as_deref(), key, "{line:?}");
+        }
+        let raw = batch(BusKind::Kafka, &["t", "x", "--raw", "--header", "a=b"]).expect("it is right").record(1);
+        assert_eq!((raw.headers, &raw.value[..]), (vec![("a".to_owned(), "b".to_owned())], &b"x"[..]));
+    }
+
+    #[test]
     fn each_line_is_an_event() {
         let lines =
             batch(BusKind::Postgres, &["t", "{\"a\":1}\n\n [2] \n", "--lines", "--id", "x"]).expect("it is right");
@@ -159,11 +206,13 @@ mod tests {
 
     #[test]
     fn what_cannot_be_sent_is_refused_before_anything_is() {
-        let table: [(BusKind, &[&str], &str); 7] = [
+        let table: [(BusKind, &[&str], &str); 9] = [
             (BusKind::Nats, &["t", "x"], "the payload is not JSON"),
             (BusKind::Nats, &["t", "{}\nx", "--lines"], "line 2 of the payload is not JSON"),
             (BusKind::Nats, &["t", "\n", "--lines"], "has no lines"),
             (BusKind::Nats, &["t", "{}", "--ext", "A=1"], "this is no CloudEvent"),
+            (BusKind::Nats, &["t", "{}", "--key", "k"], "leave --key out"),
+            (BusKind::Kafka, &["t", "{}", "--core"], "leave --core out"),
             (BusKind::Postgres, &["t", "{}", "--core"], "takes events only"),
             (BusKind::Postgres, &["t", "{}", "--header", "a=b"], "takes events only"),
             (BusKind::Postgres, &["t", "{}", "--type", "x"], "leave --type out"),

@@ -112,9 +112,11 @@ impl Kept {
 mod tests {
     use super::*;
 
+    type Bytes = Option<&'static [u8]>;
+
     #[test]
     fn a_kept_record_is_the_same_record() {
-        let table: [(Option<&[u8]>, Option<&[u8]>, &[Header<'_>]); 4] = [
+        let table: [(Bytes, Bytes, &[Header<'_>]); 4] = [
             (None, None, &[]),
             (Some(b""), Some(b""), &[("a", None), ("a", Some(b""))]),
             (Some(b"k"), Some(b"v"), &[("content-type", Some(b"text/plain")), ("x", Some(b"\xff\x00"))]),

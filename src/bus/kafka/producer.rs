@@ -1,0 +1,299 @@
+//! The shared producer of a bus: idempotent, acks=all, made when something is first published.
+//!
+//! Invariant: an acknowledgement means that every in-sync replica has the record. A full queue makes the publisher wait,
+//! not fail; what is not acknowledged in `delivery.timeout.ms` has failed, and whoever sent it hears why. A producer that
+//! lost its place in the sequence is replaced by a new one; what it held has failed by then.
+
+use std::sync::{Arc, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientContext;
+use rdkafka::client::OAuthToken;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::statistics::Statistics;
+use tokio::sync::oneshot;
+
+use super::aside::Aside;
+use super::error::{code, words};
+use super::settings::{DELIVERY_TIMEOUT, Role};
+use super::{Callbacks, ClusterError, KafkaBus};
+use crate::event::codec::kafka::Outgoing;
+
+/// Least life of a producer before it is replaced: one that may not publish at all would be replaced without end.
+const RENEWAL: Duration = Duration::from_secs(1);
+/// Longest pause before a full queue is tried again.
+const FULL_PAUSE_MAX: Duration = Duration::from_millis(32);
+/// Longest name of a topic (Kafka's `Topic.MAX_NAME_LENGTH`).
+const TOPIC_MAX: usize = 249;
+
+/// Where a topic put a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// The partition.
+    pub partition: i32,
+    /// The record's number in it.
+    pub offset: i64,
+}
+
+/// Why a record was not published.
+#[derive(Debug, thiserror::Error)]
+pub enum SendFailure {
+    /// No cluster would take the name.
+    #[error("{0:?} cannot be the name of a topic: it is 1 to 249 of a-z, A-Z, 0-9, ., _ and -")]
+    Name(String),
+    /// There is no such topic.
+    #[error(
+        "there is no topic \"{0}\": create it with \
+         `kafka-topics.sh --bootstrap-server BROKER --create --topic {0} --partitions N --replication-factor 3`"
+    )]
+    NoTopic(String),
+    /// It is larger than the client or the topic takes.
+    #[error(
+        "{message}: raise `message.max.bytes` in the bus's `options`, and `max.message.bytes` of the topic {topic}"
+    )]
+    TooLarge {
+        /// The topic.
+        topic: String,
+        /// The client's or the broker's words.
+        message: String,
+    },
+    /// Nobody acknowledged it in time. It may be stored all the same.
+    #[error("no acknowledgement within {} ms: {message}", waited.as_millis())]
+    Silence {
+        /// How long was waited.
+        waited: Duration,
+        /// What the client complained of.
+        message: String,
+    },
+    /// A broker refused.
+    #[error("{0}")]
+    Refused(String),
+    /// There is no producer.
+    #[error(transparent)]
+    Client(#[from] ClusterError),
+}
+
+/// A record that waits for its acknowledgement.
+#[derive(Debug)]
+pub struct Acknowledgement {
+    topic: String,
+    producer: Arc<Producer>,
+    bus: KafkaBus,
+    report: oneshot::Receiver<KafkaResult<Stored>>,
+}
+
+/// A producer and its thread.
+pub(super) struct Producer {
+    client: Aside<ThreadedProducer<Reports>>,
+    made: Instant,
+}
+
+impl std::fmt::Debug for Producer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Producer").finish_non_exhaustive()
+    }
+}
+
+/// The producer's callbacks: each record's report goes to whoever waits for it.
+struct Reports {
+    callbacks: Callbacks,
+}
+
+impl ClientContext for Reports {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        self.callbacks.log(level, facility, text);
+    }
+
+    fn stats(&self, _: Statistics) {}
+
+    fn stats_raw(&self, _: &[u8]) {}
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.callbacks.error(error, reason);
+    }
+
+    fn generate_oauth_token(&self, config: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        self.callbacks.generate_oauth_token(config)
+    }
+}
+
+impl ProducerContext for Reports {
+    type DeliveryOpaque = Box<oneshot::Sender<KafkaResult<Stored>>>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, waits: Self::DeliveryOpaque) {
+        let report = match result {
+            Ok(record) => Ok(Stored { partition: record.partition(), offset: record.offset() }),
+            Err((error, _)) => Err(error.clone()),
+        };
+        if report.is_ok() {
+            self.callbacks.forget_error();
+        }
+        // Whoever sent it may have given up.
+        let _ = waits.send(report);
+    }
+}
+
+impl Producer {
+    fn new(config: &ClientConfig, callbacks: Callbacks) -> KafkaResult<Self> {
+        let reports = Reports { callbacks };
+        Ok(Self { client: Aside::new(config.create_with_context(reports)?), made: Instant::now() })
+    }
+
+    /// Hands the record to the client's queue.
+    fn enqueue(&self, topic: &str, record: &Outgoing) -> Result<oneshot::Receiver<KafkaResult<Stored>>, KafkaError> {
+        let (waits, report) = oneshot::channel();
+        let headers = record
+            .headers
+            .iter()
+            .fold(OwnedHeaders::new_with_capacity(record.headers.len()), |headers, (name, value)| {
+                headers.insert(Header { key: name, value: Some(value) })
+            });
+        // An empty payload is an empty value and never a null one, which would delete the key in a compacted topic.
+        let out = BaseRecord::with_opaque_to(topic, Box::new(waits)).payload(&record.value[..]).headers(headers);
+        let out = BaseRecord { key: record.key.as_deref(), ..out };
+        self.client.send(out).map(|()| report).map_err(|(error, _)| error)
+    }
+
+    fn last_error(&self) -> Option<String> {
+        self.client.context().callbacks.last_error()
+    }
+}
+
+impl KafkaBus {
+    /// How long a record may take to be acknowledged: `delivery.timeout.ms`.
+    #[must_use]
+    pub fn delivery_timeout(&self) -> Duration {
+        let ms = self.option("delivery.timeout.ms").and_then(|ms| ms.parse().ok());
+        ms.map_or(DELIVERY_TIMEOUT, Duration::from_millis)
+    }
+
+    /// Sends a record to `topic`; it is stored when the acknowledgement says so. Records that are sent one after another
+    /// with one key are stored in that order. Waits while the queue is full, until `deadline` at most.
+    ///
+    /// # Errors
+    /// The client did not take it.
+    pub async fn send(
+        &self,
+        topic: &str,
+        record: &Outgoing,
+        deadline: tokio::time::Instant,
+    ) -> Result<Acknowledgement, SendFailure> {
+        if !is_topic(topic) {
+            return Err(SendFailure::Name(topic.to_owned()));
+        }
+        let (began, mut pause) = (Instant::now(), Duration::from_millis(1));
+        loop {
+            let producer = self.producer().await?;
+            let error = match producer.enqueue(topic, record) {
+                Ok(report) => {
+                    return Ok(Acknowledgement { topic: topic.to_owned(), producer, bus: self.clone(), report });
+                }
+                Err(error) => error,
+            };
+            match code(&error) {
+                Some(RDKafkaErrorCode::QueueFull) => {
+                    if tokio::time::Instant::now() + pause >= deadline {
+                        let message = "the queue of the producer is full".to_owned();
+                        return Err(SendFailure::Silence { waited: began.elapsed(), message });
+                    }
+                    // Nothing tells of room: a record leaves the queue a moment after its report.
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(FULL_PAUSE_MAX);
+                }
+                // Nothing was sent: a new producer can.
+                Some(RDKafkaErrorCode::Fatal) if self.replace(&producer) => {}
+                _ => return Err(self.failure(topic, &producer, &error)),
+            }
+        }
+    }
+
+    /// The shared producer, made anew if there is none.
+    pub(super) async fn producer(&self) -> Result<Arc<Producer>, ClusterError> {
+        match self.inner.producer.try_lock() {
+            Ok(held) => {
+                if let Some(producer) = &*held {
+                    return Ok(Arc::clone(producer));
+                }
+            }
+            Err(TryLockError::Poisoned(_) | TryLockError::WouldBlock) => {}
+        }
+        let bus = self.clone();
+        // Making the client reads certificates and starts threads; others wait for this one then.
+        let made = tokio::task::spawn_blocking(move || {
+            let mut held = bus.inner.producer.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(producer) = &*held {
+                return Ok(Arc::clone(producer));
+            }
+            let config = bus.client(Role::Producer, &format!("oncue-{}", bus.name()));
+            let made = Arc::new(Producer::new(&config, bus.callbacks()).map_err(|e| bus.unmade(&e))?);
+            *held = Some(Arc::clone(&made));
+            Ok(made)
+        });
+        made.await.unwrap_or_else(|error| Err(self.refused("make a producer", error.to_string())))
+    }
+
+    /// Takes a producer that is of no use any more out of service. False if it is too young for that.
+    fn replace(&self, producer: &Arc<Producer>) -> bool {
+        if producer.made.elapsed() < RENEWAL {
+            return false;
+        }
+        let mut held = self.inner.producer.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.as_ref().is_some_and(|held| Arc::ptr_eq(held, producer)) {
+            tracing::warn!(bus = self.name(), "the producer failed for good; making a new one");
+            *held = None;
+        }
+        true
+    }
+
+    fn failure(&self, topic: &str, producer: &Arc<Producer>, error: &KafkaError) -> SendFailure {
+        use RDKafkaErrorCode as Code;
+        let topic = topic.to_owned();
+        match code(error) {
+            Some(Code::UnknownTopic | Code::UnknownTopicOrPartition) => SendFailure::NoTopic(topic),
+            Some(Code::InvalidTopic) => SendFailure::Name(topic),
+            Some(Code::MessageSizeTooLarge | Code::MessageBatchTooLarge) => {
+                SendFailure::TooLarge { topic, message: words(error) }
+            }
+            Some(Code::MessageTimedOut | Code::TimedOutQueue) => {
+                let message = producer.last_error().unwrap_or_else(|| words(error));
+                SendFailure::Silence { waited: self.delivery_timeout(), message }
+            }
+            Some(Code::Fatal) => {
+                let fatal = producer.client.client().fatal_error();
+                SendFailure::Refused(fatal.map_or_else(|| words(error), |(code, text)| format!("{code}: {text}")))
+            }
+            _ => SendFailure::Refused(words(error)),
+        }
+    }
+}
+
+impl Acknowledgement {
+    /// Waits for it.
+    ///
+    /// # Errors
+    /// The record was not stored, or nobody says that it was.
+    pub async fn wait(self) -> Result<Stored, SendFailure> {
+        let Self { topic, producer, bus, report } = self;
+        let error = match report.await {
+            Ok(Ok(stored)) => return Ok(stored),
+            Ok(Err(error)) => error,
+            Err(_) => return Err(SendFailure::Refused("the producer was closed".to_owned())),
+        };
+        let failure = bus.failure(&topic, &producer, &error);
+        if producer.client.client().fatal_error().is_some() {
+            bus.replace(&producer);
+        }
+        Err(failure)
+    }
+}
+
+/// Whether a cluster would take the name.
+fn is_topic(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    !name.is_empty() && name.len() <= TOPIC_MAX && name.chars().all(plain) && !matches!(name, "." | "..")
+}
