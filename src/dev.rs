@@ -17,6 +17,9 @@ use self::servers::{NatsConfig, Overrides, PostgresConfig, PrivateNats, PrivateP
 /// Where the program looks for a NATS when it could start none: NATS's own default.
 pub const DEFAULT_NATS: &str = "nats://127.0.0.1:4222";
 
+/// Where the program looks for a Kafka when nobody names one, since it has none of its own: Kafka's default.
+pub const DEFAULT_KAFKA: &str = "127.0.0.1:9092";
+
 /// Which servers are missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted {
@@ -24,6 +27,8 @@ pub struct Wanted {
     pub postgres: bool,
     /// A NATS bus has no address.
     pub nats: bool,
+    /// A Kafka bus has no brokers.
+    pub kafka: bool,
 }
 
 /// The servers that were started.
@@ -35,6 +40,8 @@ pub struct Servers {
     pub nats: Option<PrivateNats>,
     /// Why there is no NATS, though it was wanted.
     pub missing_nats: Option<ServerError>,
+    /// Whether a Kafka is wanted and nobody names one.
+    pub missing_kafka: bool,
     folder: PathBuf,
 }
 
@@ -59,7 +66,13 @@ impl Servers {
     /// Postgres is wanted and cannot be started; a NATS that is there cannot be started.
     pub async fn start(folder: &Path, wanted: Wanted, overrides: &Overrides) -> Result<Self, ServerError> {
         let known = ports::read(folder);
-        let mut servers = Self { postgres: None, nats: None, missing_nats: None, folder: folder.to_path_buf() };
+        let mut servers = Self {
+            postgres: None,
+            nats: None,
+            missing_nats: None,
+            missing_kafka: wanted.kafka,
+            folder: folder.to_path_buf(),
+        };
         if wanted.postgres {
             let config = PostgresConfig::new(servers::find_postgres(overrides)?, folder.join("postgres"));
             let port = known.postgres.filter(|p| ports::is_free(*p));
@@ -93,7 +106,8 @@ impl Servers {
         let postgres = self.postgres.as_ref().map(|p| ("DATABASE_URL", p.url().to_owned()));
         let nats = self.nats.as_ref().map(|n| ("NATS_URL", n.url().to_owned()));
         let missing = self.missing_nats.as_ref().map(|_| ("NATS_URL", DEFAULT_NATS.to_owned()));
-        [postgres, nats, missing].into_iter().flatten().collect()
+        let kafka = self.missing_kafka.then(|| ("KAFKA_BROKERS", DEFAULT_KAFKA.to_owned()));
+        [postgres, nats, missing, kafka].into_iter().flatten().collect()
     }
 
     /// Writes the variables to the file `env` of the folder, for the commands of other terminals.

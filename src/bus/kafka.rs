@@ -14,6 +14,7 @@ use super::BusConfig;
 mod aside;
 mod callbacks;
 mod error;
+mod inspect;
 mod log;
 mod options;
 mod probe;
@@ -25,6 +26,7 @@ mod token;
 
 pub use self::callbacks::Callbacks;
 pub use self::error::{ClusterError, Mistake};
+pub use self::inspect::{BrokerFacts, GroupFacts, Progress, TopicSettings};
 pub use self::options::{Mechanism, Options};
 pub use self::probe::{PartitionFacts, TopicFacts};
 pub use self::producer::{Acknowledgement, SendFailure, Stored};

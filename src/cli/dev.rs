@@ -100,20 +100,23 @@ fn base(context: &Context) -> PathBuf {
 
 /// Which addresses nobody names: those that a stand-in in the environment would reach.
 fn wanted(context: &Context) -> anyhow::Result<Wanted> {
-    let stand_in = |env: Environment, name: &str, scheme: &str| match env.get(name) {
+    let stand_in = |env: Environment, name: &str, address: String| match env.get(name) {
         Some(_) => env,
-        None => env.with(name, &format!("{scheme}://{UNKNOWN}")),
+        None => env.with(name, &address),
     };
     let environment = match context.environment.get("ONCUE_DATABASE_URL") {
         Some(_) => context.environment.clone(),
-        None => stand_in(context.environment.clone(), "DATABASE_URL", "postgres"),
+        None => stand_in(context.environment.clone(), "DATABASE_URL", format!("postgres://{UNKNOWN}")),
     };
-    let probe = context.with(stand_in(environment, "NATS_URL", "nats"));
+    let environment = stand_in(environment, "NATS_URL", format!("nats://{UNKNOWN}"));
+    let probe = context.with(stand_in(environment, "KAFKA_BROKERS", UNKNOWN.to_owned()));
     let config: &Config = probe.config()?;
+    let nowhere = |kind: BusKind| config.buses.values().any(|bus| bus.kind == kind && bus.url.contains(UNKNOWN));
     Ok(Wanted {
-        postgres: config.node.database.as_deref().is_none_or(|url| url.contains(UNKNOWN))
-            || config.buses.values().any(|bus| bus.kind == BusKind::Postgres && bus.url.contains(UNKNOWN)),
-        nats: config.buses.values().any(|bus| bus.kind == BusKind::Nats && bus.url.contains(UNKNOWN)),
+        postgres: config.node.database.as_deref().is_none_or(|url| url.contains(UNKNOWN)) || nowhere(BusKind::Postgres),
+        nats: nowhere(BusKind::Nats),
+        // Without a manifest nobody asks for one.
+        kafka: config.path.is_some() && nowhere(BusKind::Kafka),
     })
 }
 

@@ -104,7 +104,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     for (name, bus) in &config.buses {
         match bus.kind {
             BusKind::Nats => Box::pin(nats::look(name, bus, config, tables.as_ref(), args.fix, &mut findings)).await,
-            BusKind::Kafka => kafka::look(name, bus, &mut findings).await,
+            BusKind::Kafka => Box::pin(kafka::look(name, bus, config, tables.as_ref(), &mut findings)).await,
             BusKind::Postgres => {
                 let control = store.as_ref().ok().zip(tables.as_ref());
                 Box::pin(postgres::look(name, bus, control, &mut findings)).await;

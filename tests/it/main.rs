@@ -34,6 +34,7 @@ mod feed_types;
 mod feed_volume;
 mod hostile;
 mod hot_reload;
+mod kafka_doctor;
 mod kafka_publish;
 mod kill;
 mod main_path;

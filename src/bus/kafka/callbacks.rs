@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rdkafka::ClientContext;
 use rdkafka::client::OAuthToken;
 use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{NoCustomPartitioner, ProducerContext};
@@ -80,6 +81,9 @@ impl ClientContext for Callbacks {
         }
     }
 }
+
+/// For a consumer that is never polled for records.
+impl ConsumerContext for Callbacks {}
 
 /// For a client that produces nothing.
 impl ProducerContext<NoCustomPartitioner> for Callbacks {

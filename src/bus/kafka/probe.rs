@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::metadata::{Metadata, MetadataTopic};
+use rdkafka::metadata::{Metadata, MetadataBroker, MetadataTopic};
 use rdkafka::producer::{Producer as _, ThreadedProducer};
 
 use super::aside::Aside;
 use super::error::{is_silence, words};
-use super::{ANSWER_TIMEOUT, Callbacks, ClusterError, KafkaBus};
+use super::{ANSWER_TIMEOUT, BrokerFacts, Callbacks, ClusterError, GroupFacts, KafkaBus};
 
 /// Asked for to see whether brokers answer: nearly every cluster has it, and one that does not answers too.
 const USUAL_TOPIC: &str = "__consumer_offsets";
@@ -47,6 +47,29 @@ pub struct PartitionFacts {
 impl Probe {
     pub(super) fn new(config: &ClientConfig, callbacks: Callbacks) -> KafkaResult<Self> {
         Ok(Self { client: Aside::new(config.create_with_context(callbacks)?) })
+    }
+
+    pub(super) fn brokers(&self) -> KafkaResult<Vec<BrokerFacts>> {
+        let metadata = self.metadata(Some(USUAL_TOPIC))?;
+        let facts = |broker: &MetadataBroker| BrokerFacts {
+            id: broker.id(),
+            host: broker.host().to_owned(),
+            port: u16::try_from(broker.port()).unwrap_or(0),
+        };
+        let mut brokers: Vec<_> = metadata.brokers().iter().map(facts).collect();
+        brokers.sort_by_key(|broker| broker.id);
+        Ok(brokers)
+    }
+
+    /// The group `name`; none if there is no such group, or the brokers do not say.
+    pub(super) fn group(&self, name: &str) -> Option<GroupFacts> {
+        let list = self.client.client().fetch_group_list(Some(name), ANSWER_TIMEOUT).ok()?;
+        let group = list.groups().iter().find(|group| group.name() == name)?;
+        Some(GroupFacts { state: group.state().to_owned(), members: group.members().len() })
+    }
+
+    pub(super) fn offsets(&self, topic: &str, partition: i32) -> KafkaResult<(i64, i64)> {
+        self.client.client().fetch_watermarks(topic, partition, ANSWER_TIMEOUT)
     }
 
     fn metadata(&self, topic: Option<&str>) -> KafkaResult<Metadata> {
@@ -108,7 +131,7 @@ impl KafkaBus {
     pub async fn watermarks(&self, topic: &str, partition: i32) -> Result<(i64, i64), ClusterError> {
         let action = format!("ask for the offsets of {topic}/{partition}");
         let topic = topic.to_owned();
-        self.ask(&action, move |probe| probe.client.client().fetch_watermarks(&topic, partition, ANSWER_TIMEOUT)).await
+        self.ask(&action, move |probe| probe.offsets(&topic, partition)).await
     }
 
     /// The identity of the cluster; none if its brokers do not say.
@@ -125,7 +148,7 @@ impl KafkaBus {
     }
 
     /// Asks on a thread for blocking calls.
-    async fn ask<T, F>(&self, action: &str, question: F) -> Result<T, ClusterError>
+    pub(super) async fn ask<T, F>(&self, action: &str, question: F) -> Result<T, ClusterError>
     where
         T: Send + 'static,
         F: FnOnce(&Probe) -> KafkaResult<T> + Send + 'static,

@@ -5,7 +5,7 @@
 use crate::bus::nats::redact;
 use crate::cli::Context;
 use crate::config::Config;
-use crate::dev::{DEFAULT_NATS, Servers};
+use crate::dev::{DEFAULT_KAFKA, DEFAULT_NATS, Servers};
 use crate::node::NodeConfig;
 use crate::triggers::spec::TriggerSpec;
 
@@ -29,6 +29,10 @@ pub(super) fn print(context: &Context, servers: &Servers, node: &NodeConfig) -> 
     if let Some(missing) = &servers.missing_nats {
         lines.push(format!("  no NATS was started: {missing}"));
         lines.push(format!("  going on without; a server at {DEFAULT_NATS} is used as soon as it is there"));
+    }
+    if servers.missing_kafka {
+        lines.push("  no Kafka: KAFKA_BROKERS is not set, and there is none to bring along".to_owned());
+        lines.push(format!("  Kafka triggers wait, and what is published to topics, until one is at {DEFAULT_KAFKA}"));
     }
     if let Some(address) = node.health.filter(|a| a.port() != 0) {
         lines.push(format!("  health    http://{address}/readyz  http://{address}/metrics"));
