@@ -161,6 +161,14 @@ fn librdkafka_knows_every_option_of_the_list_and_refuses_none_that_is_left_alone
 }
 
 #[test]
+fn the_list_of_options_is_in_the_docs() {
+    let docs = include_str!("../../../docs/kafka.md");
+    for (key, _) in options::OPTIONS {
+        assert!(docs.contains(&format!("`{key}`")), "docs/kafka.md does not name {key}");
+    }
+}
+
+#[test]
 fn what_is_durable_and_what_is_committed_is_set_whatever_the_options_say() {
     let config =
         with_options(&[("linger.ms", "50"), ("session.timeout.ms", "6000"), ("message.max.bytes", "33554432")]);
