@@ -19,6 +19,7 @@ mod log;
 mod options;
 mod probe;
 mod producer;
+mod record;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ pub use self::inspect::{BrokerFacts, GroupFacts, Progress, TopicSettings};
 pub use self::options::{Mechanism, Options};
 pub use self::probe::{PartitionFacts, TopicFacts};
 pub use self::producer::{Acknowledgement, SendFailure, Stored};
+pub use self::record::headers;
 pub use self::settings::check;
 
 use self::probe::Probe;

@@ -38,6 +38,12 @@ pub enum DecodeError {
         /// The limit.
         limit: usize,
     },
+    /// The name of a header is not UTF-8.
+    #[error("the name of header {at}, counted from 1, is not UTF-8: name headers in UTF-8")]
+    HeaderName {
+        /// Which one.
+        at: usize,
+    },
     /// The envelope of structured mode is not one JSON object in UTF-8.
     #[error("payload is no CloudEvent in JSON ({reason}): send one JSON object in UTF-8 without a byte order mark")]
     InvalidJson {
@@ -102,6 +108,7 @@ impl DecodeError {
             Self::TooLarge { .. } => "too_large",
             Self::TooDeep { .. } => "too_deep",
             Self::Headers { .. } => "headers",
+            Self::HeaderName { .. } => "header_name",
             Self::InvalidJson { .. } => "invalid_json",
             Self::MissingAttribute { .. } => "missing_attribute",
             Self::InvalidAttribute { .. } => "invalid_attribute",
