@@ -118,6 +118,7 @@ impl Config {
         config.manifest = Manifest::read(&document, base, &mut errors);
         config.manifest.check_buses(&config.buses, &mut errors);
         config.manifest.check_kinds(&config.buses, &mut errors);
+        config.manifest.check_topics(&config.buses, &mut errors);
         errors.or(config)
     }
 

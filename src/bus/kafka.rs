@@ -30,7 +30,7 @@ pub use self::error::{ClusterError, Mistake};
 pub use self::inspect::{BrokerFacts, GroupFacts, Progress, TopicSettings};
 pub use self::options::{Mechanism, Options};
 pub use self::probe::{PartitionFacts, TopicFacts};
-pub use self::producer::{Acknowledgement, SendFailure, Stored};
+pub use self::producer::{Acknowledgement, SendFailure, Stored, is_topic};
 pub use self::record::headers;
 pub use self::settings::check;
 

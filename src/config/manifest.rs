@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use crate::bus::{BusConfig, BusKind};
+use crate::bus::{BusConfig, BusKind, kafka};
 use crate::rules::Target;
 use crate::triggers::spec::TriggerSpec;
 
@@ -128,6 +128,30 @@ impl Manifest {
                 && kind(relay).is_some_and(|kind| kind != BusKind::Nats)
             {
                 wrong("relay", relay, BusKind::Nats);
+            }
+        }
+    }
+
+    /// Every rule and grant that names what cannot be a topic of its Kafka bus.
+    pub(super) fn check_topics(&self, buses: &BTreeMap<String, BusConfig>, errors: &mut ConfigErrors) {
+        let mut check = |target: Option<(&str, &str)>, place: &Option<Place>, key: String| {
+            let Some((bus, topic)) = target else { return };
+            let is_kafka = buses.get(bus).is_some_and(|config| config.kind == BusKind::Kafka);
+            // A wildcard stands for what may be in a name.
+            if is_kafka && !kafka::is_topic(&topic.replace(['*', '>'], "x")) {
+                let message = format!("{topic:?} cannot be a topic of the Kafka bus \"{bus}\"");
+                let fix = "a name of a topic is 1 to 249 of a-z, A-Z, 0-9, ., _ and -".to_owned();
+                errors.0.push(about(place, key, message, fix));
+            }
+        };
+        for function in self.functions.values() {
+            for grant in &function.spec.grants.publish {
+                check(grant.split_once('/'), &function.place, format!("function.{}.grants.publish", function.name));
+            }
+        }
+        for rule in &self.rules {
+            if let Target::Publish { bus, subject } = &rule.rule.target {
+                check(Some((bus, subject)), &rule.place, format!("rule \"{}\".publish", rule.rule.name));
             }
         }
     }

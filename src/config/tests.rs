@@ -52,6 +52,11 @@ const MISTAKES: &[(&str, &str)] = &[
          remove it: what is published is acknowledged by every in-sync replica",
     ),
     (
+        "[bus.app]\nkind = \"kafka\"\nurl = \"x\"\n[[rule]]\nname = \"r\"\npattern = '{\"type\":[\"a\"]}'\npublish = \"app/a/b\"",
+        "oncue.toml:4:1: rule \"r\".publish: \"a/b\" cannot be a topic of the Kafka bus \"app\"; \
+         a name of a topic is 1 to 249 of a-z, A-Z, 0-9, ., _ and -",
+    ),
+    (
         "[bus.app]\nkind = \"kafka\"\nurl = \"x\"\nmechanism = \"PLAINTEXT\"",
         "oncue.toml:4:13: bus.app.mechanism: \"PLAINTEXT\" is no way to log in; \
          it is one of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER",

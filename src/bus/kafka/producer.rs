@@ -292,8 +292,9 @@ impl Acknowledgement {
     }
 }
 
-/// Whether a cluster would take the name.
-fn is_topic(name: &str) -> bool {
+/// Whether a cluster would take `name` for a topic.
+#[must_use]
+pub fn is_topic(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     !name.is_empty() && name.len() <= TOPIC_MAX && name.chars().all(plain) && !matches!(name, "." | "..")
 }

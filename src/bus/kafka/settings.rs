@@ -82,7 +82,8 @@ pub(super) fn settings(config: &BusConfig, role: Role) -> BTreeMap<String, Strin
         Role::Probe => &[],
     };
     owned.iter().for_each(|(key, value)| set(key, value));
-    set("bootstrap.servers", &config.url);
+    let brokers: Vec<&str> = config.url.split(',').map(str::trim).collect();
+    set("bootstrap.servers", &brokers.join(","));
     set("allow.auto.create.topics", "false");
     // A broker closes what is idle, and the client opens it again when it is needed.
     set("log.connection.close", "false");

@@ -1,5 +1,6 @@
 //! The checked list and the settings as tables; what a cluster says, against librdkafka's mock cluster.
 
+mod inspect;
 mod producer;
 
 use std::path::PathBuf;
@@ -11,7 +12,7 @@ use super::settings::{Role, settings};
 use super::*;
 use crate::bus::{Secret, Tls};
 
-const BROKERS: &str = "kafka-1:9092,kafka-2:9092";
+const BROKERS: &str = "kafka-1:9092, kafka-2:9092";
 
 fn with_options(options: &[(&str, &str)]) -> BusConfig {
     let options = options.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
@@ -189,7 +190,7 @@ fn what_is_durable_and_what_is_committed_is_set_whatever_the_options_say() {
         (&consumer, "linger.ms", None),
         (&probe, "enable.idempotence", None),
         (&probe, "message.max.bytes", Some("33554432")),
-        (&probe, "bootstrap.servers", Some(BROKERS)),
+        (&probe, "bootstrap.servers", Some("kafka-1:9092,kafka-2:9092")),
         (&probe, "security.protocol", Some("plaintext")),
         (&probe, "allow.auto.create.topics", Some("false")),
     ];
