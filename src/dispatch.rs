@@ -6,6 +6,7 @@
 
 pub mod budget;
 pub mod functions;
+pub mod held;
 mod lanes;
 mod observe;
 pub mod ownership;
@@ -75,8 +76,10 @@ pub struct Arrival {
     pub transport_key: Vec<u8>,
     /// How often the source has sent it, this time included.
     pub sent: u32,
-    /// The lease that it was read under, where only one node may read.
+    /// What it was read under, where only one node may read.
     pub ownership: Option<Arc<Ownership>>,
+    /// What orders it where its rule names no key that it has.
+    pub key: Option<String>,
     /// Released when everything about the event is settled.
     pub ticket: Ticket,
 }
@@ -183,7 +186,7 @@ impl Dispatcher {
     /// Takes an event: matches it and starts its deliveries. Returns when they are on their way, not when they are
     /// done; to be called in the order in which events of a partition came.
     pub fn accept(&self, arrival: Arrival) {
-        let Arrival { trigger, event, at, transport_key, sent, ownership, ticket } = arrival;
+        let Arrival { trigger, event, at, transport_key, sent, ownership, key, ticket } = arrival;
         let planned = self.inner.rules.load().plan(&trigger, &event);
         self.inner.see(|| Seen::Event {
             trigger: trigger.to_string(),
@@ -198,7 +201,10 @@ impl Dispatcher {
             return;
         }
         telemetry::matched(&trigger, 1);
-        for planned in planned {
+        for mut planned in planned {
+            if planned.ordering_key.is_none() {
+                planned.ordering_key.clone_from(&key);
+            }
             let id = DeliveryId::derive(at, &trigger, &transport_key, &planned.rule.rule.name, 0);
             let delivery = Delivery::first(id, &trigger, planned, transport_key.clone(), sent, ticket.share());
             self.start(delivery.owned(ownership.clone()));

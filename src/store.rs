@@ -23,6 +23,7 @@ pub mod dead_letters;
 pub mod events;
 pub mod feeds;
 pub mod functions;
+pub mod groups;
 pub mod guest;
 pub mod kept;
 pub mod listen;

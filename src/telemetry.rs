@@ -59,6 +59,16 @@ pub const WAL_PRESSURE: &str = "oncue_wal_pressure";
 pub const FEED_LAG_BYTES: &str = "oncue_feed_lag_bytes";
 /// Age of the transaction that a feed received last.
 pub const FEED_LAG_SECONDS: &str = "oncue_feed_lag_seconds";
+/// Records of a partition that are not settled.
+pub const KAFKA_LAG_RECORDS: &str = "oncue_kafka_lag_records";
+/// Age of the record of a partition that was read last, while others wait.
+pub const KAFKA_LAG_SECONDS: &str = "oncue_kafka_lag_seconds";
+/// Commits that the brokers took.
+pub const KAFKA_COMMITS: &str = "oncue_kafka_commits_total";
+/// Times that the group gave or took partitions.
+pub const KAFKA_REBALANCES: &str = "oncue_kafka_rebalances_total";
+/// Partitions that are not read for want of budget.
+pub const KAFKA_PAUSED: &str = "oncue_kafka_paused_partitions";
 /// 0 paused, 1 active, 2 stalled, 3 gap, 4 error, 5 standby.
 pub const TRIGGER_STATE: &str = "oncue_trigger_state";
 /// Deliveries that wait for another try.
@@ -110,6 +120,8 @@ const COUNTERS: &[(&str, &str)] = &[
     (SLOW_CONSUMER_DROPS, "Messages that core NATS dropped because this node was too slow: lost."),
     (RECONNECTS, "Connections to a bus that were lost and made again."),
     (DEAD_LETTERS, "Deliveries that became dead letters, by error class."),
+    (KAFKA_COMMITS, "Commits that the brokers took."),
+    (KAFKA_REBALANCES, "Times that the group gave or took partitions."),
     (OUTBOX_PUBLISHED, "Events published from the outbox."),
 ];
 const GAUGES: &[(&str, &str)] = &[
@@ -121,6 +133,9 @@ const GAUGES: &[(&str, &str)] = &[
     (WAL_PRESSURE, "0 green, 1 amber, 2 red: what the WAL guard does."),
     (FEED_LAG_BYTES, "Bytes of WAL between what the server has sent and what is settled."),
     (FEED_LAG_SECONDS, "Age of the transaction that a feed received last."),
+    (KAFKA_LAG_RECORDS, "Records of a partition that are not settled."),
+    (KAFKA_LAG_SECONDS, "Age of the record of a partition that was read last, while others wait."),
+    (KAFKA_PAUSED, "Partitions that are not read for want of budget."),
     (TRIGGER_STATE, "0 paused, 1 active, 2 stalled, 3 gap, 4 error, 5 standby."),
     (PARKED, "Deliveries that wait for another try."),
     (OUTBOX_PENDING, "Events that are committed and not yet published."),
@@ -261,6 +276,31 @@ pub fn feed_lag(trigger: &str, bytes: u64, seconds: f64) {
     gauge!(FEED_LAG_SECONDS, "trigger" => trigger.to_owned()).set(seconds);
 }
 
+/// `records` of a partition are not settled; the one that was read last is `seconds` old.
+#[expect(clippy::cast_precision_loss, reason = "a lag above 2^53 is as bad as one of 2^53")]
+pub fn kafka_lag(trigger: &str, topic: &str, partition: i32, records: u64, seconds: f64) {
+    let labels =
+        || [("trigger", trigger.to_owned()), ("topic", topic.to_owned()), ("partition", partition.to_string())];
+    gauge!(KAFKA_LAG_RECORDS, &labels()).set(records as f64);
+    gauge!(KAFKA_LAG_SECONDS, &labels()).set(seconds);
+}
+
+/// The brokers took a commit.
+pub fn kafka_committed(trigger: &str) {
+    counter!(KAFKA_COMMITS, "trigger" => trigger.to_owned()).increment(1);
+}
+
+/// The group gave or took partitions.
+pub fn kafka_rebalanced(trigger: &str) {
+    counter!(KAFKA_REBALANCES, "trigger" => trigger.to_owned()).increment(1);
+}
+
+/// `partitions` are not read for want of budget.
+#[expect(clippy::cast_precision_loss, reason = "a count of partitions, far below 2^53")]
+pub fn kafka_paused(trigger: &str, partitions: usize) {
+    gauge!(KAFKA_PAUSED, "trigger" => trigger.to_owned()).set(partitions as f64);
+}
+
 /// The state of a trigger as a number: 0 paused, 1 active, 2 stalled, 3 gap, 4 error, 5 standby. `health` calls this.
 pub fn trigger_state(trigger: &str, state: u8) {
     gauge!(TRIGGER_STATE, "trigger" => trigger.to_owned()).set(f64::from(state));
@@ -344,6 +384,10 @@ mod tests {
         slot("telemetry-test", 1 << 20, None);
         wal_pressure("telemetry-test", 1);
         feed_lag("telemetry-test", 9, 0.5);
+        kafka_lag("telemetry-test", "orders", 3, 9, 0.5);
+        kafka_committed("telemetry-test");
+        kafka_rebalanced("telemetry-test");
+        kafka_paused("telemetry-test", 2);
         dead_letter("telemetry-test", "trap");
         rules_loaded(5, 1, 42);
         store_up(true);

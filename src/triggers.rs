@@ -4,6 +4,7 @@
 //! ever. Triggers know the dispatcher and their bus; they see neither the store nor the runtime nor each other.
 
 mod jetstream;
+mod kafka;
 mod nats;
 pub mod postgres;
 pub mod spec;
@@ -24,9 +25,10 @@ use crate::drain::Drain;
 use crate::event::codec::{self, Defaults};
 use crate::health::{Health, TriggerState};
 use crate::store::feeds::Feeds;
+use crate::store::groups::Groups;
 use crate::store::settle::Rejected;
 
-pub use self::spec::{FeedStart, JetStreamSpec, NatsSpec, PostgresSpec, SpecError, Start, TriggerSpec};
+pub use self::spec::{FeedStart, JetStreamSpec, KafkaSpec, NatsSpec, PostgresSpec, SpecError, Start, TriggerSpec};
 
 /// Longest wait between two tries to start reading.
 const RETRY_CAP: Duration = Duration::from_secs(10);
@@ -67,6 +69,8 @@ pub struct Context {
     pub notices: mpsc::Sender<Notice>,
     /// The positions and leases of change feeds.
     pub feeds: Feeds,
+    /// What consumer groups may see of the tables.
+    pub groups: Groups,
     /// How many backfills of any feed are open.
     pub backfills: watch::Receiver<i64>,
     /// Whether what is missing at the source is made without asking: `oncue dev`.
@@ -120,6 +124,7 @@ pub async fn run(spec: TriggerSpec, source: Source, context: Context) {
     match (spec, source.bus.clone()) {
         (TriggerSpec::JetStream(spec), Connection::Nats(bus)) => jetstream::run(spec, bus, context).await,
         (TriggerSpec::Nats(spec), Connection::Nats(_)) => nats::run(spec, source, context).await,
+        (TriggerSpec::Kafka(spec), Connection::Kafka(bus)) => kafka::run(spec, bus, context).await,
         (TriggerSpec::Postgres(spec), Connection::Postgres(bus)) => postgres::run(spec, bus, context).await,
         (spec, _) => {
             let text = wrong_bus(&spec, &source.name);
@@ -221,7 +226,7 @@ impl Context {
             Ok(event) => {
                 let trigger = Arc::clone(&self.name);
                 let event = Arc::new(event);
-                let arrival = Arrival { trigger, event, at, transport_key, sent, ownership: None, ticket };
+                let arrival = Arrival { trigger, event, at, transport_key, sent, ownership: None, key: None, ticket };
                 self.dispatcher.accept(arrival);
             }
             Err(error) => {

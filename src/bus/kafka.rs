@@ -26,7 +26,7 @@ mod tests;
 mod token;
 
 pub use self::callbacks::Callbacks;
-pub use self::error::{ClusterError, Mistake};
+pub use self::error::{ClusterError, Mistake, words};
 pub use self::inspect::{BrokerFacts, GroupFacts, Progress, TopicSettings};
 pub use self::options::{Mechanism, Options};
 pub use self::probe::{PartitionFacts, TopicFacts};
@@ -128,6 +128,6 @@ impl KafkaBus {
     }
 
     fn unmade(&self, error: &rdkafka::error::KafkaError) -> ClusterError {
-        ClusterError::Client { bus: self.name().to_owned(), message: error::words(error) }
+        ClusterError::Client { bus: self.name().to_owned(), message: words(error) }
     }
 }

@@ -123,6 +123,8 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
 /// Makes the trigger active; gives the state that it had.
 async fn resume(row: &TriggerRow, store: &Store, accept_gap: bool, resnapshot: bool) -> anyhow::Result<String> {
     let (name, is_feed) = (&row.name, row.kind == "postgres");
+    // What is accepted is written down, so that every node goes on behind it.
+    let has_gaps = is_feed || row.kind == "kafka";
     ensure!(is_feed || !resnapshot, "{name} is no change feed: --accept-gap goes on without what is missing");
     if row.state != "gap" {
         ensure!(!resnapshot, "{name} is in no gap: `oncue trigger backfill {name} --table …` reads a table again");
@@ -138,7 +140,7 @@ async fn resume(row: &TriggerRow, store: &Store, accept_gap: bool, resnapshot: b
     };
     ensure!(accept_gap || resnapshot, "{name} is in a gap, events are missing: {reason}{mend}");
     let restart = if resnapshot { Restart::Resnapshot } else { Restart::Accept };
-    Ok(if is_feed { store.accept_gap(name, restart).await? } else { store.set_trigger_state(name, "active").await? })
+    Ok(if has_gaps { store.accept_gap(name, restart).await? } else { store.set_trigger_state(name, "active").await? })
 }
 
 fn find<'a>(tables: &'a ControlPlane, name: &str) -> Result<&'a TriggerRow, StoreError> {

@@ -11,7 +11,9 @@ use crate::function::{FunctionSpec, Grants, Limits, SqlGrant};
 use crate::pattern::Json;
 use crate::retry::RetryPolicy;
 use crate::rules::{OnFailure, Rule, Target};
-use crate::triggers::spec::{FeedStart, JetStreamSpec, PostgresSpec, Start, TriggerSpec};
+use crate::triggers::spec::{
+    FeedStart, GroupProtocol, JetStreamSpec, KafkaOrder, KafkaSpec, KafkaStart, PostgresSpec, Start, TriggerSpec,
+};
 
 /// Keys of the manifest with their values.
 pub type Form = Map<String, Value>;
@@ -66,6 +68,7 @@ pub fn trigger_form(bus: &str, spec: &TriggerSpec) -> Form {
             form.insert("subject".to_owned(), spec.subject.clone().into());
             form.extend(spec.queue.iter().map(|queue| ("queue".to_owned(), queue.clone().into())));
         }
+        TriggerSpec::Kafka(spec) => kafka_form(spec, &mut form),
         TriggerSpec::Postgres(spec) => postgres_form(spec, &mut form),
     }
     form
@@ -95,6 +98,27 @@ fn jetstream_form(spec: &JetStreamSpec, form: &mut Form) {
     if spec.create_stream {
         put("create_stream", true.into());
     }
+}
+
+fn kafka_form(spec: &KafkaSpec, form: &mut Form) {
+    let mut put = |key: &str, value: Value| form.insert(key.to_owned(), value);
+    put("topics", spec.topics.clone().into());
+    if let Some(group) = &spec.group {
+        put("group", group.clone().into());
+    }
+    match &spec.start {
+        KafkaStart::Earliest => None,
+        KafkaStart::Latest => put("start", "latest".into()),
+        KafkaStart::Time(time) => put("start", json!({ "time": time })),
+    };
+    if spec.protocol == GroupProtocol::Consumer {
+        put("protocol", "consumer".into());
+    }
+    match spec.ordered {
+        KafkaOrder::Key => None,
+        KafkaOrder::Partition => put("ordered", "partition".into()),
+        KafkaOrder::None => put("ordered", "none".into()),
+    };
 }
 
 fn postgres_form(spec: &PostgresSpec, form: &mut Form) {

@@ -110,6 +110,7 @@ impl Manifest {
             let (field, wanted) = match &trigger.spec {
                 TriggerSpec::JetStream(_) => ("stream", BusKind::Nats),
                 TriggerSpec::Nats(_) => ("subject", BusKind::Nats),
+                TriggerSpec::Kafka(_) => ("topics", BusKind::Kafka),
                 TriggerSpec::Postgres(spec) if !spec.tables.is_empty() => ("tables", BusKind::Postgres),
                 TriggerSpec::Postgres(spec) if spec.publication.is_some() => ("publication", BusKind::Postgres),
                 TriggerSpec::Postgres(_) => ("messages", BusKind::Postgres),

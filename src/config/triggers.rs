@@ -4,16 +4,21 @@
 
 use std::time::Duration;
 
-use crate::triggers::spec::{FeedStart, JetStreamSpec, NatsSpec, PostgresSpec, Start, TriggerSpec};
+use crate::triggers::spec::{
+    FeedStart, GroupProtocol, JetStreamSpec, KafkaOrder, KafkaSpec, KafkaStart, NatsSpec, PostgresSpec, Start,
+    TriggerSpec,
+};
 
 use super::error::{ConfigError, Place};
 use super::reader::{Field, Node, Section, Value};
 use super::values::{NAME_FORM, is_name};
 
-/// Keys of a stream, of a subject and of tables; `start` is known to two of them and means something else to each.
+/// Keys of a stream, of a subject, of topics and of tables; `start` is known to three of them and means something else to
+/// each.
 const STREAM_KEYS: &[&str] =
     &["stream", "subjects", "durable", "start", "ack_wait", "max_ack_pending", "create_stream"];
 const SUBJECT_KEYS: &[&str] = &["subject", "queue"];
+const TOPIC_KEYS: &[&str] = &["topics", "group", "start", "protocol", "ordered"];
 const FEED_KEYS: &[&str] = &[
     "tables",
     "messages",
@@ -27,11 +32,12 @@ const FEED_KEYS: &[&str] = &[
     "failover",
 ];
 /// Keys of kinds that are to come, with the kind.
-const LATER: &[(&str, &str)] = &[("topics", "Kafka topics"), ("group", "Kafka consumer groups"), ("cron", "schedules")];
+const LATER: &[(&str, &str)] = &[("cron", "schedules")];
 /// What says of which kind a trigger is, with the keys that go with it.
-const KINDS: [(&str, &[&str]); 5] = [
+const KINDS: [(&str, &[&str]); 6] = [
     ("stream", STREAM_KEYS),
     ("subject", SUBJECT_KEYS),
+    ("topics", TOPIC_KEYS),
     ("tables", FEED_KEYS),
     ("publication", FEED_KEYS),
     ("messages", FEED_KEYS),
@@ -54,19 +60,21 @@ pub struct TriggerEntry {
 pub(super) fn read(name: &str, node: &Node, path: &str) -> Result<TriggerEntry, ConfigError> {
     let later = LATER.iter().map(|(key, _)| *key);
     let mut keys: Vec<&str> = ["bus"].iter().chain(STREAM_KEYS).chain(SUBJECT_KEYS).copied().collect();
-    keys.extend(FEED_KEYS.iter().copied().filter(|key| *key != "start").chain(later));
+    let others = TOPIC_KEYS.iter().chain(FEED_KEYS).copied().filter(|key| *key != "start");
+    keys.extend(others.chain(later));
     let section = Section::open(node, path, &keys)?;
     if !is_name(name) {
         return Err(section.error("", format!("{name:?} cannot be the name of a trigger"), NAME_FORM.to_owned()));
     }
     if let Some((key, kind)) = LATER.iter().find(|(key, _)| section.get(key).is_some()) {
-        let fix = "use `stream` (JetStream), `subject` (core NATS) or `tables` (Postgres)".to_owned();
+        let fix = "use `stream` (JetStream), `subject` (core NATS), `topics` (Kafka) or `tables` (Postgres)".to_owned();
         return Err(section.error(key, format!("{kind} are not supported by this version"), fix));
     }
     let bus = section.required("bus", "\"events\"")?.word()?.to_owned();
     let spec = match kind(&section)? {
         ("stream", stream) => TriggerSpec::JetStream(jetstream(&section, &stream)?),
         ("subject", subject) => TriggerSpec::Nats(nats(&section, &subject)?),
+        ("topics", topics) => TriggerSpec::Kafka(kafka(&section, &topics)?),
         _ => TriggerSpec::Postgres(feed(&section)?),
     };
     let spec = TriggerSpec::parse(spec.kind(), &spec.to_json()).map_err(|e| {
@@ -81,7 +89,7 @@ pub(super) fn read(name: &str, node: &Node, path: &str) -> Result<TriggerEntry, 
 fn kind<'a>(section: &Section<'a>) -> Result<(&'static str, Field<'a>), ConfigError> {
     let given = KINDS.iter().find_map(|(key, goes_with)| Some((*key, section.get(key)?, *goes_with)));
     let Some((key, field, goes_with)) = given else {
-        let fix = "add `stream = \"NAME\"` (JetStream), `subject = \"SUBJECT\"` (core NATS) or \
+        let fix = "add `stream = \"NAME\"` (JetStream), `subject = \"SUBJECT\"` (core NATS), `topics = [\"NAME\"]` (Kafka) or \
                    `tables = [\"public.users\"]` (Postgres)";
         return Err(section.error("", "the trigger subscribes to nothing".to_owned(), fix.to_owned()));
     };
@@ -117,6 +125,49 @@ fn nats(section: &Section<'_>, subject: &Field<'_>) -> Result<NatsSpec, ConfigEr
         subject: subject.word()?.to_owned(),
         queue: section.get("queue").map(|f| f.word().map(str::to_owned)).transpose()?,
     })
+}
+
+fn kafka(section: &Section<'_>, topics: &Field<'_>) -> Result<KafkaSpec, ConfigError> {
+    Ok(KafkaSpec {
+        topics: topics.words()?,
+        group: section.get("group").map(|f| f.word().map(str::to_owned)).transpose()?,
+        start: section.get("start").map_or(Ok(KafkaStart::default()), |f| kafka_start(&f))?,
+        protocol: section.get("protocol").map_or(Ok(GroupProtocol::default()), |f| match f.word()? {
+            "cooperative" => Ok(GroupProtocol::Cooperative),
+            "consumer" => Ok(GroupProtocol::Consumer),
+            other => {
+                let fix = "it is \"cooperative\", or \"consumer\" where the brokers have KIP-848";
+                Err(f.error(format!("{other:?} is no protocol of consumer groups"), fix))
+            }
+        })?,
+        ordered: section.get("ordered").map_or(Ok(KafkaOrder::default()), |f| match f.word()? {
+            "key" => Ok(KafkaOrder::Key),
+            "partition" => Ok(KafkaOrder::Partition),
+            "none" => Ok(KafkaOrder::None),
+            other => Err(f.error(format!("{other:?} is no order"), "it is \"key\", \"partition\" or \"none\"")),
+        })?,
+    })
+}
+
+fn kafka_start(field: &Field<'_>) -> Result<KafkaStart, ConfigError> {
+    match &field.node.value {
+        Value::Text(text) if text == "earliest" => Ok(KafkaStart::Earliest),
+        Value::Text(text) if text == "latest" => Ok(KafkaStart::Latest),
+        // The specification says what a time looks like.
+        Value::Text(time) | Value::Moment(time) => Ok(KafkaStart::Time(time.clone())),
+        Value::Table(_) => {
+            let section = Section::open(field.node, &field.path, &["time"])?;
+            let time = section.required("time", "\"2026-01-31T12:00:00Z\"")?;
+            match &time.node.value {
+                Value::Moment(moment) => Ok(KafkaStart::Time(moment.clone())),
+                _ => Ok(KafkaStart::Time(time.word()?.to_owned())),
+            }
+        }
+        _ => {
+            let fix = "it is \"earliest\", \"latest\" or { time = \"2026-01-31T12:00:00Z\" }";
+            Err(field.error(format!("{} is no start of a topic", field.node.shown()), fix))
+        }
+    }
 }
 
 fn feed(section: &Section<'_>) -> Result<PostgresSpec, ConfigError> {

@@ -63,19 +63,31 @@ impl Inner {
     /// Runs a lane until it is empty.
     pub(super) async fn run_lane(self: Arc<Self>, key: LaneKey, first: Delivery) {
         let mut next = Some(first);
-        // A key may have been parked before this lane began, by this node or another.
-        let mut may_be_held = true;
+        // Set where only the tables tell: after a delivery of this lane was parked, or is known from elsewhere.
+        let mut may_be_held = false;
+        let mut is_first = true;
         while let Some(delivery) = next {
-            let holds = delivery.holds_key();
+            let (holds, held) = (delivery.holds_key(), delivery.held());
+            // Without a list, a key may have been parked before this lane began, by this node or another.
+            may_be_held |= held.as_ref().map_or(is_first, |held| held.contains(&key));
+            is_first = false;
             if holds && may_be_held {
                 may_be_held = self.is_held(&key).await;
+                held.iter().filter(|_| !may_be_held).for_each(|held| held.forget(&key));
             }
             let ended = if holds && may_be_held { self.hold(delivery).await } else { self.run(delivery).await };
-            may_be_held |= ended == Ended::Parked;
-            if ended == Ended::Abandoned {
-                // The node is quitting: later ones must not overtake.
-                self.lanes.queues().remove(&key);
-                return;
+            match ended {
+                Ended::Settled | Ended::Lost => {}
+                Ended::Known => may_be_held = true,
+                Ended::Parked => {
+                    may_be_held = true;
+                    held.iter().filter(|_| holds).for_each(|held| held.add(key.clone()));
+                }
+                Ended::Abandoned => {
+                    // The node is quitting: later ones must not overtake.
+                    self.lanes.queues().remove(&key);
+                    return;
+                }
             }
             next = self.lanes.next(&key);
         }

@@ -35,7 +35,11 @@ const INLINE_BUDGET: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
     Settled,
+    /// It was settled before, by whoever read its source then: parked, perhaps.
+    Known,
     Parked,
+    /// Its source is somebody else's, who runs it.
+    Lost,
     /// The node quit before it was settled.
     Abandoned,
 }
@@ -72,12 +76,15 @@ impl Fate {
 impl Inner {
     /// Runs `delivery` to its settlement.
     pub(super) async fn run(&self, delivery: Delivery) -> Ended {
+        if delivery.is_lost() {
+            return self.abandon(delivery).await;
+        }
         if delivery.sent > 1 {
             match self.is_settled(delivery.subject.id).await {
                 Some(true) => {
                     telemetry::delivered(&delivery.subject.rule, "duplicate", 1);
                     delivery.ticket.settled();
-                    return Ended::Settled;
+                    return Ended::Known;
                 }
                 Some(false) if delivery.sent > SUSPECT_AFTER => {
                     let next = delivery.park("suspect", None, Duration::ZERO, true);
@@ -98,7 +105,8 @@ impl Inner {
         }
     }
 
-    /// Leaves a delivery that had not begun when the node was told to stop: its source, or another node, runs it.
+    /// Leaves a delivery that had not begun when the node was told to stop, or its source was lost: its source, or another
+    /// node, runs it.
     async fn abandon(&self, delivery: Delivery) -> Ended {
         if let Some(token) = delivery.claim {
             self.lanes.unclaimed(token);
@@ -106,14 +114,14 @@ impl Inner {
                 tracing::debug!(%error, "a claim could not be given back; its lease will end");
             }
         }
-        Ended::Abandoned
+        if delivery.is_lost() { Ended::Lost } else { Ended::Abandoned }
     }
 
     /// Parks `delivery` behind an earlier one of its key, unrun.
     pub(super) async fn hold(&self, delivery: Delivery) -> Ended {
         if delivery.sent > 1 && self.is_settled(delivery.subject.id).await != Some(false) {
             delivery.ticket.settled();
-            return Ended::Settled;
+            return Ended::Known;
         }
         let next = delivery.park("held", None, Duration::ZERO, false);
         self.settle(delivery, Vec::new(), next).await
@@ -214,7 +222,7 @@ impl Inner {
             Some(Settled::Duplicate) => {
                 ticket.settled();
                 telemetry::delivered(&rule, "duplicate", 1);
-                return Ended::Settled;
+                return Ended::Known;
             }
             // Only statements are refused, and a delivery that has some is not left before they are not.
             Some(Settled::Fresh | Settled::Refused(_)) => ticket.settled(),
@@ -302,11 +310,11 @@ fn settlement_name(settlement: &Settlement) -> &'static str {
 }
 
 /// What becomes of a delivery whose next try did not begin: one that never began is left to its source when the node
-/// stops.
+/// stops or loses it.
 fn not_begun(delivery: &Delivery, mut rows: Vec<AttemptRow>, left: Left) -> Option<Tries> {
     let next = match left {
-        Left::Stopped if rows.is_empty() => return None,
-        Left::Stopped => delivery.park("stopped", None, Duration::ZERO, false),
+        Left::Stopped | Left::Lost if rows.is_empty() => return None,
+        Left::Stopped | Left::Lost => delivery.park("stopped", None, Duration::ZERO, false),
         Left::Pressed => delivery.park_for_pressure(),
     };
     rows.last_mut().into_iter().for_each(AttemptRow::park);

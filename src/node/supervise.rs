@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::health::TriggerState;
 use crate::store::control::{ControlPlane, TriggerRow};
 use crate::store::feeds::Feeds;
+use crate::store::groups::Groups;
 use crate::triggers::{self, Context, Notice, NoticeKind, TriggerSpec};
 
 use super::Shared;
@@ -124,6 +125,7 @@ fn start(shared: &Shared, row: &TriggerRow, notices: &mpsc::Sender<Notice>) -> R
         identity: row.identity.clone(),
         notices: notices.clone(),
         feeds: Feeds::new(shared.store.clone(), shared.name.clone()),
+        groups: Groups::new(shared.store.clone()),
         backfills: shared.backfills.subscribe(),
         dev: shared.dev,
     };

@@ -2,6 +2,7 @@
 //!
 //! Invariant: a `TriggerSpec` that `parse` gave has every field that its kind needs. Connects to nothing.
 
+mod kafka;
 mod postgres;
 
 use std::time::Duration;
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bus::BusKind;
 
+pub use self::kafka::{GroupProtocol, KafkaOrder, KafkaSpec, KafkaStart};
 pub use self::postgres::{FeedStart, PostgresSpec};
 
 /// Where a new JetStream consumer begins.
@@ -71,6 +73,8 @@ pub enum TriggerSpec {
     JetStream(JetStreamSpec),
     /// A core NATS subject.
     Nats(NatsSpec),
+    /// Topics of a Kafka cluster.
+    Kafka(KafkaSpec),
     /// A Postgres publication.
     Postgres(PostgresSpec),
 }
@@ -95,6 +99,7 @@ impl TriggerSpec {
         match self {
             Self::JetStream(_) => "jetstream",
             Self::Nats(_) => "nats",
+            Self::Kafka(_) => "kafka",
             Self::Postgres(_) => "postgres",
         }
     }
@@ -104,6 +109,7 @@ impl TriggerSpec {
     pub fn bus_kind(&self) -> BusKind {
         match self {
             Self::JetStream(_) | Self::Nats(_) => BusKind::Nats,
+            Self::Kafka(_) => BusKind::Kafka,
             Self::Postgres(_) => BusKind::Postgres,
         }
     }
@@ -114,6 +120,7 @@ impl TriggerSpec {
         match self {
             Self::JetStream(spec) => serde_json::json!(spec),
             Self::Nats(spec) => serde_json::json!(spec),
+            Self::Kafka(spec) => serde_json::json!(spec),
             Self::Postgres(spec) => serde_json::json!(spec),
         }
     }
@@ -121,16 +128,17 @@ impl TriggerSpec {
     /// Reads the columns `kind` and `spec`.
     ///
     /// # Errors
-    /// A kind that this program does not have, an unknown or missing field, a value that NATS or Postgres would refuse.
+    /// A kind that this program does not have, an unknown or missing field, a value that the bus would refuse.
     pub fn parse(kind: &str, spec: &serde_json::Value) -> Result<Self, SpecError> {
         let fail = |e: serde_json::Error| SpecError(format!("spec: {e}"));
         let parsed = match kind {
             "jetstream" => Self::JetStream(JetStreamSpec::deserialize(spec).map_err(fail)?),
             "nats" => Self::Nats(NatsSpec::deserialize(spec).map_err(fail)?),
+            "kafka" => Self::Kafka(KafkaSpec::deserialize(spec).map_err(fail)?),
             "postgres" => Self::Postgres(PostgresSpec::deserialize(spec).map_err(fail)?),
             other => {
                 return Err(SpecError(format!(
-                    "kind: \"{other}\" is not supported by this version; it is jetstream, nats or postgres"
+                    "kind: \"{other}\" is not supported by this version; it is jetstream, nats, kafka or postgres"
                 )));
             }
         };
@@ -159,6 +167,7 @@ impl TriggerSpec {
                 Ok(())
             }
             Self::Nats(spec) => check_subject("subject", &spec.subject),
+            Self::Kafka(spec) => spec.check(),
             Self::Postgres(spec) => spec.check(),
         }
     }

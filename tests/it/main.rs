@@ -36,6 +36,7 @@ mod hostile;
 mod hot_reload;
 mod kafka_doctor;
 mod kafka_publish;
+mod kafka_trigger;
 mod kill;
 mod main_path;
 mod migrations;

@@ -98,7 +98,8 @@ pub(super) fn is_silence(error: &KafkaError) -> bool {
 }
 
 /// The client's own words: the code's text where there is a code, since the wrapper says only what kind of call it was.
-pub(super) fn words(error: &KafkaError) -> String {
+#[must_use]
+pub fn words(error: &KafkaError) -> String {
     match (error, code(error)) {
         // Its text repeats the value.
         (KafkaError::ClientConfig(_, _, key, _), _) => format!("the value of `{key}` is not valid"),

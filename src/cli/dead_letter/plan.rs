@@ -156,6 +156,8 @@ fn only_subject(spec: &TriggerSpec) -> Option<String> {
     let subjects = match spec {
         TriggerSpec::JetStream(spec) => spec.subjects.as_slice(),
         TriggerSpec::Nats(spec) => std::slice::from_ref(&spec.subject),
+        // A record is kept with its topic.
+        TriggerSpec::Kafka(_) => return None,
         // A published message says its type itself.
         TriggerSpec::Postgres(_) => return None,
     };

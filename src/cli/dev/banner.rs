@@ -75,6 +75,7 @@ fn sample_topic(config: &Config) -> Option<String> {
     let subject = |spec: &TriggerSpec| match spec {
         TriggerSpec::JetStream(spec) => spec.subjects.first().cloned(),
         TriggerSpec::Nats(spec) => Some(spec.subject.clone()),
+        TriggerSpec::Kafka(spec) => spec.names().next().map(str::to_owned),
         TriggerSpec::Postgres(_) => None,
     };
     let (trigger, subject) = config.manifest.triggers.values().find_map(|t| Some((t, subject(&t.spec)?)))?;

@@ -237,7 +237,7 @@ fn trigger_streams(config: &Config, bus: &str) -> Vec<(String, Vec<String>)> {
     let triggers = config.manifest.triggers.values().filter(|t| t.bus == bus);
     let streams = triggers.filter_map(|t| match &t.spec {
         TriggerSpec::JetStream(spec) => Some((spec.stream.clone(), spec.subjects.clone())),
-        TriggerSpec::Nats(_) | TriggerSpec::Postgres(_) => None,
+        TriggerSpec::Nats(_) | TriggerSpec::Kafka(_) | TriggerSpec::Postgres(_) => None,
     });
     streams.collect()
 }

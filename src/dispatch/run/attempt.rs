@@ -35,6 +35,8 @@ pub(super) struct Tried {
 pub(super) enum Left {
     /// The node stops.
     Stopped,
+    /// Its source is somebody else's.
+    Lost,
     /// It waited, and its source is about to lose what is behind it.
     Pressed,
 }
@@ -80,13 +82,14 @@ impl Inner {
         Ok(done)
     }
 
-    /// Waits for `turn`, unless the node stops or the source suffers too much from what waits.
+    /// Waits for `turn`, unless the node stops, or the source is lost or suffers too much from what waits.
     async fn in_turn<T>(&self, delivery: &Delivery, turn: impl Future<Output = T>) -> Result<T, Left> {
         let stop = self.drain.token().stop_reading;
         tokio::select! {
             biased;
             () = stop.cancelled() => Err(Left::Stopped),
-            turn = turn => Ok(turn),
+            turn = turn => if delivery.is_lost() { Err(Left::Lost) } else { Ok(turn) },
+            () = delivery.lost() => Err(Left::Lost),
             () = delivery.pressed() => Err(Left::Pressed),
         }
     }

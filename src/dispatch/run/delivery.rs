@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use crate::delivery::DeliveryId;
+use crate::dispatch::held::HeldKeys;
 use crate::dispatch::lanes::LaneKey;
 use crate::dispatch::ownership::{Ownership, Pressure};
 use crate::dispatch::ticket::Ticket;
@@ -41,7 +42,7 @@ pub(in crate::dispatch) struct Delivery {
     pub(super) suspect: bool,
     /// The token of its claim, when it was parked.
     pub(in crate::dispatch) claim: Option<Uuid>,
-    /// The lease that its event was read under, where only one node may read.
+    /// What its event was read under, where only one node may read.
     pub(in crate::dispatch) ownership: Option<Arc<Ownership>>,
     /// When it came.
     since: Instant,
@@ -116,7 +117,7 @@ impl Delivery {
         }
     }
 
-    /// Ties it to the lease that its event was read under.
+    /// Ties it to what its event was read under.
     pub(in crate::dispatch) fn owned(self, ownership: Option<Arc<Ownership>>) -> Self {
         Self { ownership, ..self }
     }
@@ -198,7 +199,25 @@ impl Delivery {
         // What waits until this one has ended: later ones of its key, and the next suspect.
         let next_waits = claim.is_some() && (subject.ordering_key.is_some() || suspect);
         let leaving = Leaving { rule: subject.rule.clone(), claim, next_waits, ticket };
-        (subject, ownership.map(|o| o.fence()), leaving)
+        (subject, ownership.and_then(|o| o.fence()), leaving)
+    }
+
+    /// The keys that may be held, where all of them are known.
+    pub(in crate::dispatch) fn held(&self) -> Option<Arc<HeldKeys>> {
+        self.ownership.as_ref()?.held()
+    }
+
+    /// Whether somebody else reads its source now.
+    pub(super) fn is_lost(&self) -> bool {
+        self.ownership.as_ref().is_some_and(|o| o.is_lost())
+    }
+
+    /// Returns once it `is_lost`.
+    pub(super) async fn lost(&self) {
+        match &self.ownership {
+            Some(ownership) => ownership.lost().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Whether it has waited, and its source is about to lose what is behind it.
@@ -208,7 +227,7 @@ impl Delivery {
 
     /// Returns once it `is_pressed`.
     pub(super) async fn pressed(&self) {
-        if self.ownership.is_none() {
+        if self.ownership.as_ref().and_then(|o| o.fence()).is_none() {
             std::future::pending::<()>().await;
         }
         while !self.is_pressed() {

@@ -34,7 +34,7 @@ impl Inner {
         let outbox = tried.outputs.iter().map(to_row).collect();
         let record = Record {
             subject: delivery.subject.clone(),
-            fence: delivery.ownership.as_ref().map(|o| o.fence()),
+            fence: delivery.ownership.as_ref().and_then(|o| o.fence()),
             attempts,
             claim: delivery.claim,
             attempts_total: attempt,

@@ -51,9 +51,11 @@ impl Kafka {
         self.cluster.create_topic(name, partitions, BROKERS).expect("the topic is made");
     }
 
-    /// The bus that it is.
+    /// The bus that it is. A rebalance of this cluster takes as long as a session but for a second.
     pub fn bus(&self) -> BusConfig {
-        BusConfig::kafka(self.cluster.bootstrap_servers())
+        let options = [("session.timeout.ms", "3000"), ("heartbeat.interval.ms", "300")];
+        let options = options.map(|(key, value)| (key.to_owned(), value.to_owned())).into_iter().collect();
+        BusConfig { options, ..BusConfig::kafka(self.cluster.bootstrap_servers()) }
     }
 
     /// Cuts every broker off.

@@ -65,6 +65,7 @@ impl Session<'_> {
             transport_key: key,
             sent,
             ownership: Some(Arc::clone(&self.held.tenure.ownership)),
+            key: None,
             ticket,
         };
         context.dispatcher.accept(arrival);
@@ -104,7 +105,7 @@ impl Session<'_> {
             raw,
             headers: headers.unwrap_or_else(|| serde_json::json!([])).to_string().into_bytes(),
             transport_key: identity.key.clone(),
-            fence: Some(self.held.tenure.ownership.fence()),
+            fence: self.held.tenure.ownership.fence(),
         }
     }
 

@@ -1,0 +1,263 @@
+//! The member: the thread that makes all calls to the consumer.
+//!
+//! Invariant: nothing is handed over without credit. While there is none the partitions are paused and polled all the same,
+//! so that the group keeps this member. When it ends, for whatever reason, what runs is waited for within a bound, and what
+//! is settled is committed.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use rdkafka::consumer::{CommitMode, Consumer as _};
+use rdkafka::error::KafkaError;
+use rdkafka::message::BorrowedMessage;
+use rdkafka::{ClientConfig, TopicPartitionList};
+
+use crate::dispatch::budget::Credit;
+use crate::telemetry;
+use crate::triggers::Failure;
+
+use super::commits;
+use super::group::{Consumer, Group, Seat};
+use super::partition::{Commit, Partition};
+
+/// How long a poll waits: how late a stop or a commit may be.
+const POLL: Duration = Duration::from_millis(100);
+/// How often settled offsets are taken in under load.
+const TAKE_EVERY: Duration = Duration::from_millis(5);
+/// How often positions are committed, unless that many records were settled before.
+const COMMIT_EVERY: Duration = Duration::from_secs(1);
+const COMMIT_RECORDS: u64 = 1_000;
+/// How long credit is waited for without a poll.
+const PATIENCE: Duration = Duration::from_millis(250);
+/// Records and bytes of one part of the budget.
+const CREDIT_EVENTS: u32 = 256;
+const CREDIT_BYTES: u64 = 1 << 20;
+/// How long what runs is waited for after a failure.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// A member of the group.
+pub(super) struct Member {
+    config: ClientConfig,
+    group: Arc<Group>,
+    topics: Vec<String>,
+}
+
+/// A member that reads.
+pub(super) struct Reading<'c> {
+    pub(super) consumer: &'c Consumer,
+    pub(super) group: Arc<Group>,
+    /// Read, and not handed over for want of credit.
+    waiting: VecDeque<BorrowedMessage<'c>>,
+    credit: Credit,
+    /// Bytes that the credit is still good for.
+    bytes: u64,
+    reserving: Option<BoxFuture<'static, (Credit, u64)>>,
+    taken: Instant,
+    committed: Instant,
+    settled: u64,
+    received: u64,
+}
+
+impl Member {
+    pub(super) fn new(config: ClientConfig, group: Arc<Group>, topics: Vec<String>) -> Self {
+        Self { config, group, topics }
+    }
+
+    /// Reads until the trigger is stopped. Blocks.
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let Self { config, group, topics } = self;
+        let seat = Seat(Arc::clone(&group));
+        let consumer: Consumer = config
+            .create_with_context(seat)
+            .map_err(|error| Failure::Again(format!("the consumer cannot be made: {}", group.words(&error))))?;
+        let names: Vec<&str> = topics.iter().map(String::as_str).collect();
+        consumer
+            .subscribe(&names)
+            .map_err(|error| Failure::Again(format!("topics: cannot subscribe to {}: {error}", names.join(", "))))?;
+        let mut reading = Reading::new(&consumer, group);
+        let result = reading.read();
+        reading.end(result.is_ok());
+        result
+    }
+}
+
+impl<'c> Reading<'c> {
+    fn new(consumer: &'c Consumer, group: Arc<Group>) -> Self {
+        let now = Instant::now();
+        Self {
+            consumer,
+            group,
+            waiting: VecDeque::new(),
+            credit: Credit::none(),
+            bytes: 0,
+            reserving: None,
+            taken: now,
+            committed: now,
+            settled: 0,
+            received: 0,
+        }
+    }
+
+    fn read(&mut self) -> Result<(), Failure> {
+        let stop = self.group.context.stop.clone();
+        while !stop.is_cancelled() {
+            if let Some(failure) = self.group.state().failure.take() {
+                return Err(failure);
+            }
+            self.take_settled();
+            if self.waiting.is_empty() {
+                self.poll(POLL)?;
+            }
+            self.hand_over_waiting()?;
+        }
+        tracing::info!(trigger = %self.group.context.name, "trigger stopped reading");
+        Ok(())
+    }
+
+    fn poll(&mut self, timeout: Duration) -> Result<(), Failure> {
+        match self.consumer.poll(timeout) {
+            Some(Ok(message)) => self.waiting.push_back(message),
+            Some(Err(error)) => self.complain(&error)?,
+            // Others may need the credit of a trigger that is idle.
+            None if !timeout.is_zero() => (self.credit, self.bytes) = (Credit::none(), 0),
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn hand_over_waiting(&mut self) -> Result<(), Failure> {
+        while let Some(message) = self.waiting.front() {
+            let bytes = (message.payload_len() + message.key_len()).max(1) as u64;
+            if !self.has_credit(bytes) {
+                self.pause(true);
+                return self.poll(Duration::ZERO);
+            }
+            self.bytes = self.bytes.saturating_sub(bytes);
+            let (Some(message), Some(credit)) = (self.waiting.pop_front(), self.credit.split(bytes)) else { continue };
+            self.received += 1;
+            self.hand_over(&message, credit)?;
+        }
+        self.pause(false);
+        Ok(())
+    }
+
+    /// Whether there is credit for a record of `bytes`, having waited for it a moment.
+    fn has_credit(&mut self, bytes: u64) -> bool {
+        let is_full = self.group.state().partitions.iter().any(Partition::is_full);
+        if is_full {
+            let stop = self.group.context.stop.clone();
+            // Only what is settled makes room.
+            let _ = self.group.wait(async { tokio::time::timeout(PATIENCE, stop.cancelled()).await });
+            return false;
+        }
+        if self.credit.events() > 0 && self.bytes >= bytes {
+            return true;
+        }
+        let context = &self.group.context;
+        let reserving = self.reserving.get_or_insert_with(|| {
+            let (context, bytes) = (context.clone(), bytes.max(CREDIT_BYTES));
+            let reserve = async move {
+                context.wait_for_store().await;
+                (context.budget.reserve(CREDIT_EVENTS, bytes).await, bytes)
+            };
+            reserve.boxed()
+        });
+        let reserved = self.group.wait(async { tokio::time::timeout(PATIENCE, reserving).await });
+        let Ok((credit, reserved)) = reserved else { return false };
+        self.reserving = None;
+        self.credit.merge(credit);
+        self.bytes += reserved;
+        true
+    }
+
+    /// Has the consumer read nothing, or read again.
+    fn pause(&self, paused: bool) {
+        let partitions = {
+            let mut state = self.group.state();
+            if std::mem::replace(&mut state.paused, paused) == paused {
+                return;
+            }
+            telemetry::kafka_paused(&self.group.context.name, if paused { state.partitions.len() } else { 0 });
+            assigned(&state.partitions)
+        };
+        let done = if paused { self.consumer.pause(&partitions) } else { self.consumer.resume(&partitions) };
+        if let Err(error) = done {
+            tracing::warn!(trigger = %self.group.context.name, %error, paused, "partitions could not be paused or resumed");
+        }
+    }
+
+    /// Takes in what was settled, and commits when it is time.
+    fn take_settled(&mut self) {
+        let now = Instant::now();
+        if now.duration_since(self.taken) < TAKE_EVERY {
+            return;
+        }
+        self.taken = now;
+        telemetry::received(&self.group.context.name, std::mem::take(&mut self.received));
+        let (settled, runs_ahead) = {
+            let mut state = self.group.state();
+            let settled: u64 = state.partitions.iter_mut().map(Partition::take_released).sum();
+            (settled, state.partitions.iter().any(Partition::runs_ahead))
+        };
+        self.settled += settled;
+        if self.settled >= COMMIT_RECORDS || runs_ahead || now.duration_since(self.committed) >= COMMIT_EVERY {
+            self.commit(CommitMode::Async);
+            (self.settled, self.committed) = (0, now);
+        }
+    }
+
+    fn commit(&self, mode: CommitMode) {
+        let list = {
+            let mut state = self.group.state();
+            let due = |partition: &mut Partition| -> Option<Commit> {
+                let commit = partition.due()?;
+                partition.sent(&commit);
+                Some(commit)
+            };
+            let due: Vec<Option<Commit>> = state.partitions.iter_mut().map(due).collect();
+            let due = state.partitions.iter().zip(&due).filter_map(|(p, commit)| Some((p, commit.as_ref()?)));
+            commits::list(due)
+        };
+        // A consumer that has lost its assignment is about to be told so.
+        if list.count() == 0 || self.consumer.assignment_lost() {
+            return;
+        }
+        if let Err(error) = self.consumer.commit(&list, mode) {
+            tracing::debug!(trigger = %self.group.context.name, %error, "a commit was refused; the next one says it again");
+            self.group.state().partitions.iter_mut().for_each(Partition::unsent);
+        }
+    }
+
+    /// Waits until what was handed over is settled: without a bound if the trigger was stopped, unless the node quits.
+    fn end(&mut self, is_stopped: bool) {
+        self.waiting.clear();
+        (self.credit, self.reserving) = (Credit::none(), None);
+        self.pause(true);
+        let (quit, began) = (self.group.context.drain.token().quit, Instant::now());
+        self.group.state().partitions.iter_mut().for_each(Partition::close);
+        while !quit.is_cancelled() && (is_stopped || began.elapsed() < GOODBYE) {
+            if self.group.state().partitions.iter_mut().all(Partition::is_idle) {
+                break;
+            }
+            // What comes all the same is the next member's; what goes wrong is tried again by the next reader.
+            let _: Option<Result<BorrowedMessage<'_>, KafkaError>> = self.consumer.poll(TAKE_EVERY);
+            if self.committed.elapsed() >= COMMIT_EVERY {
+                self.commit(CommitMode::Async);
+                self.committed = Instant::now();
+            }
+        }
+        telemetry::received(&self.group.context.name, std::mem::take(&mut self.received));
+    }
+}
+
+/// The partitions as the client lists them.
+pub(super) fn assigned(partitions: &[Partition]) -> TopicPartitionList {
+    let mut list = TopicPartitionList::with_capacity(partitions.len());
+    for partition in partitions {
+        list.add_partition(&partition.topic, partition.id);
+    }
+    list
+}

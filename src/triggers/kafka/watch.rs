@@ -1,0 +1,186 @@
+//! The watch beside a member: lag, stalls, topics that are not there, and the word that all is well again.
+//!
+//! Invariant: it reads nothing and makes no call to the consumer. That brokers answer is what makes a trigger that was in
+//! trouble active again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use time::OffsetDateTime;
+
+use crate::bus::kafka::KafkaBus;
+use crate::health::TriggerState;
+use crate::telemetry;
+use crate::triggers::{Failure, KafkaSpec};
+
+use super::group::Group;
+
+/// How often it looks.
+const EVERY: Duration = Duration::from_secs(10);
+/// And as long as not all is well.
+const EVERY_IN_TROUBLE: Duration = Duration::from_millis(500);
+/// How long records may wait without one coming.
+const STALL: Duration = Duration::from_secs(60);
+
+/// A partition when it was looked at.
+struct Seen {
+    topic: Arc<str>,
+    id: i32,
+    next: i64,
+    settled: i64,
+    in_flight: usize,
+    newest: Option<i64>,
+}
+
+/// The watch.
+pub(super) struct Watch {
+    bus: KafkaBus,
+    spec: KafkaSpec,
+    group: Arc<Group>,
+    /// Since when the next record of a partition has been the same.
+    moved: HashMap<(Arc<str>, i32), (i64, Instant)>,
+    is_well: bool,
+}
+
+impl Watch {
+    pub(super) fn new(bus: KafkaBus, spec: KafkaSpec, group: Arc<Group>) -> Self {
+        Self { bus, spec, group, moved: HashMap::new(), is_well: false }
+    }
+
+    /// Looks until the trigger is stopped.
+    pub(super) async fn run(mut self) {
+        let stop = self.group.context.stop.clone();
+        loop {
+            let trouble = tokio::select! {
+                () = stop.cancelled() => return,
+                trouble = self.look() => trouble,
+            };
+            let is_well = trouble.is_none();
+            self.tell(trouble).await;
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(if is_well { EVERY } else { EVERY_IN_TROUBLE }) => {}
+                () = self.troubled() => {}
+            }
+        }
+    }
+
+    /// Returns once the client complains.
+    async fn troubled(&self) {
+        while self.is_well && self.group.state().trouble.is_none() {
+            tokio::time::sleep(EVERY_IN_TROUBLE).await;
+        }
+        if !self.is_well {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// What is not well, if anything.
+    async fn look(&mut self) -> Option<String> {
+        if let Some(text) = self.missing_topic().await {
+            return Some(text);
+        }
+        let (seen, joined, paused) = {
+            let state = self.group.state();
+            let seen = state.partitions.iter().map(|p| Seen {
+                topic: Arc::clone(&p.topic),
+                id: p.id,
+                next: p.next(),
+                settled: p.settled(),
+                in_flight: p.in_flight(),
+                newest: p.newest(),
+            });
+            (seen.collect::<Vec<_>>(), state.joined, state.paused)
+        };
+        if !joined {
+            return Some(format!("joining the group {}", self.group.name));
+        }
+        let mut total = 0;
+        for partition in &seen {
+            match self.bus.watermarks(&partition.topic, partition.id).await {
+                Ok((_, high)) => total += self.partition(partition, high, paused),
+                Err(error) => return Some(error.to_string()),
+            }
+        }
+        telemetry::trigger_lag(&self.group.context.name, total);
+        self.moved.retain(|(topic, id), _| seen.iter().any(|s| s.topic == *topic && s.id == *id));
+        None
+    }
+
+    /// Shows the lag of a partition, in records, and gives it.
+    fn partition(&mut self, seen: &Seen, high: i64, paused: bool) -> u64 {
+        let lag = u64::try_from(high - seen.settled).unwrap_or(0);
+        let seconds = if lag == 0 { 0.0 } else { seen.newest.map_or(0.0, age) };
+        telemetry::kafka_lag(&self.group.context.name, &seen.topic, seen.id, lag, seconds);
+        let (next, since) = self
+            .moved
+            .entry((Arc::clone(&seen.topic), seen.id))
+            .and_modify(|(next, since)| {
+                if *next != seen.next {
+                    (*next, *since) = (seen.next, Instant::now());
+                }
+            })
+            .or_insert_with(|| (seen.next, Instant::now()));
+        // What is in flight may be all that the budget allows.
+        let waits = high > *next && !paused && seen.in_flight == 0;
+        if !waits {
+            *since = Instant::now();
+        } else if since.elapsed() > STALL {
+            let text = format!(
+                "{} records of {}/{} wait and none came for {} s",
+                high - seen.next,
+                seen.topic,
+                seen.id,
+                STALL.as_secs()
+            );
+            self.group.state().failure.get_or_insert(Failure::Stalled(text));
+        }
+        lag
+    }
+
+    /// A topic that is named and not there.
+    async fn missing_topic(&self) -> Option<String> {
+        for name in self.spec.names() {
+            match self.bus.topic(name).await {
+                Ok(Some(_)) => {}
+                Ok(None) => {
+                    let server = self.bus.brokers().split(',').next().unwrap_or_default().trim().to_owned();
+                    return Some(format!(
+                        "topics: there is no topic {name} on bus \"{}\"; it is read as soon as there is one: \
+                         kafka-topics.sh --bootstrap-server {server} --create --topic {name} --partitions 12",
+                        self.bus.name()
+                    ));
+                }
+                Err(error) => return Some(error.to_string()),
+            }
+        }
+        None
+    }
+
+    async fn tell(&mut self, trouble: Option<String>) {
+        if let Some(text) = trouble {
+            self.is_well = false;
+            self.group.show_trouble(text).await;
+            return;
+        }
+        let (had_trouble, has_partitions) = {
+            let mut state = self.group.state();
+            (state.trouble.take().is_some(), !state.partitions.is_empty())
+        };
+        self.group.answered();
+        let context = &self.group.context;
+        if had_trouble || !std::mem::replace(&mut self.is_well, true) {
+            context.reading().await;
+        }
+        let state = if has_partitions { TriggerState::Active } else { TriggerState::Standby };
+        context.health.trigger(&context.name, state, None);
+    }
+}
+
+/// Seconds from a timestamp in milliseconds to now.
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+fn age(timestamp: i64) -> f64 {
+    let now = OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000;
+    (now - i128::from(timestamp)).max(0) as f64 / 1e3
+}
