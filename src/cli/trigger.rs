@@ -4,6 +4,8 @@
 
 mod backfill;
 mod feed;
+mod gap;
+mod group;
 
 use std::process::ExitCode;
 
@@ -22,6 +24,7 @@ use super::arguments::Limit;
 use super::{Context, output};
 
 use self::feed::FeedFacts;
+use self::group::GroupFacts;
 
 /// What may be typed after `oncue trigger`.
 #[derive(Debug, clap::Args)]
@@ -70,6 +73,8 @@ struct Shown<'a> {
     spec: Value,
     #[serde(skip_serializing_if = "Option::is_none")]
     feed: Option<FeedFacts>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<GroupFacts>,
 }
 
 impl<'a> Shown<'a> {
@@ -85,6 +90,7 @@ impl<'a> Shown<'a> {
             spec: TriggerSpec::parse(&row.kind, &row.spec)
                 .map_or_else(|_| row.spec.clone(), |spec| trigger_form(&row.bus, &spec).into()),
             feed: None,
+            group: None,
         }
     }
 }
@@ -102,6 +108,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
             let row = find(&tables, &name)?;
             let mut shown = Shown::of(row, &tables);
             shown.feed = FeedFacts::of(row, &store, context).await?;
+            shown.group = GroupFacts::of(row, &store, context).await?;
             context.output.one(&shown, text)?;
         }
         Command::Pause { name } => {
@@ -163,13 +170,13 @@ fn list(limit: &Limit, tables: &ControlPlane, context: &Context) -> std::io::Res
     })
 }
 
-/// `APP: user.>`, `user.>`, `public.users`, `publication NAME` or `messages >`.
+/// `APP: user.>`, `user.>`, `orders`, `public.users`, `publication NAME` or `messages >`.
 fn source(spec: &Value) -> String {
     let words = |key: &str| match &spec[key] {
         Value::Array(words) => words.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "),
         word => word.as_str().unwrap_or_default().to_owned(),
     };
-    let what = ["subjects", "subject", "tables"].map(words).into_iter().find(|w| !w.is_empty());
+    let what = ["subjects", "subject", "topics", "tables"].map(words).into_iter().find(|w| !w.is_empty());
     match (words("stream"), what) {
         (stream, Some(what)) if stream.is_empty() => what,
         (stream, Some(what)) => format!("{stream}: {what}"),
@@ -206,6 +213,9 @@ fn text(shown: &Shown<'_>) -> String {
     let mut text = output::fields(&rows);
     if let Some(feed) = &shown.feed {
         text.push_str(&feed.text());
+    }
+    if let Some(group) = &shown.group {
+        text.push_str(&group.text());
     }
     text
 }

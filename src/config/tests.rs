@@ -133,8 +133,34 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[trigger.users]\nbus = \"events\"\ntopics = [\"a\"]",
-        "oncue.toml:3:10: trigger.users.topics: Kafka topics are not supported by this version; \
-         use `stream` (JetStream), `subject` (core NATS) or `tables` (Postgres)",
+        "oncue.toml:1:1: trigger.users.topics: `topics` needs a bus of the kind \"kafka\", and \"events\" is none; \
+         name a kafka bus",
+    ),
+    (
+        "[trigger.users]\nbus = \"events\"\ntopics = [\"a b\"]",
+        "oncue.toml:3:10: trigger.users.topics: \"a b\" can be no topic: letters, digits, `.`, `_` and `-`, 249 at most; an \
+         expression begins with `^`",
+    ),
+    (
+        "[trigger.users]\nbus = \"events\"\ntopics = [\"^a(\"]",
+        "oncue.toml:3:10: trigger.users.topics: \"^a(\" is no expression: error: unclosed group",
+    ),
+    (
+        "[trigger.users]\nbus = \"events\"\ntopics = [\"a\", \"a\"]",
+        "oncue.toml:3:10: trigger.users.topics: \"a\" is there twice",
+    ),
+    (
+        "[trigger.users]\nbus = \"events\"\ntopics = [\"a\"]\nordered = \"yes\"",
+        "oncue.toml:4:11: trigger.users.ordered: \"yes\" is no order; it is \"key\", \"partition\" or \"none\"",
+    ),
+    (
+        "[trigger.users]\nbus = \"events\"\ntopics = [\"a\"]\nstart = \"now\"",
+        "oncue.toml:4:9: trigger.users.start: \"now\" is no time such as 2026-01-31T12:00:00Z: \
+         the 'year' component could not be parsed",
+    ),
+    (
+        "[trigger.users]\nbus = \"events\"\nstream = \"A\"\ngroup = \"a\"",
+        "oncue.toml:4:9: trigger.users.group: `group` goes with `topics`; remove it: the trigger has `stream`",
     ),
     (
         "[trigger.users]\nbus = \"evnts\"\nsubject = \"a.>\"",

@@ -15,6 +15,7 @@ use crate::store::control::ControlPlane;
 
 use super::Findings;
 
+mod group;
 mod topic;
 
 /// How long a broker may take to accept a connection.
@@ -58,6 +59,7 @@ pub(super) async fn look(
     };
     let Some(tables) = tables else { return };
     let look = Look { bus: &bus, topics: &topics, tables, message_max: manifest.node.limits.max_bytes };
+    look.triggers(findings).await;
     look.published(findings).await;
 }
 

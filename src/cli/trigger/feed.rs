@@ -10,9 +10,11 @@ use crate::bus::postgres::{PostgresBus, SourceError};
 use crate::cli::{Context, output};
 use crate::lsn::Lsn;
 use crate::store::control::TriggerRow;
-use crate::store::feeds::{Backfill, Feed, Gap};
+use crate::store::feeds::{Backfill, Feed};
 use crate::store::{Store, StoreError};
 use crate::triggers::spec::{PostgresSpec, TriggerSpec};
+
+use super::gap::GapFacts;
 
 /// Backfills that are shown.
 const BACKFILLS: usize = 10;
@@ -60,17 +62,6 @@ struct SlotFacts {
     safe_wal_size: Option<i64>,
     wal_status: Option<String>,
     lost: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct GapFacts {
-    from: Option<String>,
-    to: Option<String>,
-    reason: String,
-    #[serde(with = "time::serde::rfc3339")]
-    found_at: OffsetDateTime,
-    #[serde(with = "time::serde::rfc3339::option")]
-    accepted_at: Option<OffsetDateTime>,
 }
 
 /// A backfill as commands show it.
@@ -238,24 +229,5 @@ impl From<Feed> for Position {
             timeline: feed.timeline,
             database: feed.database,
         }
-    }
-}
-
-impl From<Gap> for GapFacts {
-    fn from(gap: Gap) -> Self {
-        let Gap { from, to, reason, found_at, accepted_at } = gap;
-        Self { from, to, reason, found_at, accepted_at }
-    }
-}
-
-impl GapFacts {
-    fn text(&self) -> String {
-        let place = |lsn: &Option<String>| lsn.clone().unwrap_or_else(|| "?".to_owned());
-        let state = match self.accepted_at {
-            Some(at) => format!("accepted {}", output::moment(at)),
-            None => "open".to_owned(),
-        };
-        let found = output::moment(self.found_at);
-        format!("{} to {}, found {found}, {state}: {}", place(&self.from), place(&self.to), self.reason)
     }
 }

@@ -226,3 +226,117 @@ impl Partition {
         self.sent = None;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MARK: Mark = Mark { timestamp: 1, key: 1, value: 1 };
+
+    fn partition(at: i64, until: i64, tries: u32) -> Partition {
+        let begin = Begin { at, until, tries, mark: (at > 0).then_some(MARK) };
+        Partition::new("orders".into(), 0, begin, Ownership::assigned(None))
+    }
+
+    fn mark(offset: i64) -> Mark {
+        Mark { timestamp: offset, ..MARK }
+    }
+
+    fn enter(partition: &mut Partition, offset: i64) -> (Ticket, Standing) {
+        partition.enter(offset, mark(offset), Credit::none()).expect("it is the next one")
+    }
+
+    #[test]
+    fn what_may_have_run_is_told_from_what_is_fresh() {
+        let mut partition = partition(10, 12, 0);
+        let standings: Vec<Standing> = (10..14).map(|offset| enter(&mut partition, offset).1).collect();
+        assert_eq!(standings, [Standing::Known, Standing::Known, Standing::Fresh, Standing::Fresh]);
+        assert!(partition.enter(11, MARK, Credit::none()).is_none(), "it was handed over");
+        let mut third = self::partition(10, 12, TRIES_MAX);
+        assert_eq!(enter(&mut third, 10).1, Standing::Suspect);
+        assert_eq!(enter(&mut third, 12).1, Standing::Fresh);
+    }
+
+    #[test]
+    fn commits_say_how_far_records_may_have_run_and_how_often_nothing_came_of_it() {
+        let mut partition = partition(10, 15, 1);
+        assert_eq!((partition.first(), partition.settled()), (9, 10));
+        let opening = Commit { offset: 10, note: Note { until: 15 + AHEAD, tries: 2, mark: Some(MARK) } };
+        assert_eq!(partition.opening(), opening);
+        partition.sent(&opening);
+        assert_eq!(partition.due(), None);
+        let tickets: Vec<Ticket> = (10..13).map(|offset| enter(&mut partition, offset).0).collect();
+        assert_eq!(partition.due(), None, "nothing is settled");
+        let mut tickets = tickets.into_iter();
+        tickets.next().expect("three are there").settled();
+        assert_eq!(partition.take_released(), 1);
+        let due = partition.due().expect("one is settled");
+        assert_eq!((due.offset, due.note.tries, due.note.mark), (11, 0, Some(mark(10))));
+        assert_eq!(due.note.until, 15 + AHEAD, "what ran before this assignment is not settled yet");
+        let closing = partition.closing();
+        assert_eq!((closing.offset, closing.note.until, closing.note.tries), (11, 15, 0));
+    }
+
+    #[test]
+    fn what_an_assignment_that_is_over_settles_reaches_nobody() {
+        let mut old = partition(0, 0, 0);
+        let (ticket, _) = enter(&mut old, 0);
+        drop(old);
+        let mut new = partition(0, 2_000, 1);
+        let (_kept, standing) = enter(&mut new, 0);
+        ticket.settled();
+        assert_eq!((new.take_released(), new.settled(), standing), (0, 0, Standing::Known));
+    }
+
+    #[test]
+    fn it_is_idle_once_nothing_is_held_any_more() {
+        let mut partition = partition(5, 5, 0);
+        let (first, second) = (enter(&mut partition, 5).0, enter(&mut partition, 8).0);
+        partition.close();
+        assert!(!partition.is_idle() && partition.enter(9, MARK, Credit::none()).is_none());
+        first.settled();
+        assert!(!partition.is_idle());
+        drop(second);
+        assert!(partition.is_idle());
+        assert_eq!(partition.closing().offset, 6, "what was given up is not settled");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_committed_before_it_is_settled(
+            start in 0_i64..3,
+            steps in proptest::collection::vec((0_u8..3, 1_i64..4, any::<usize>()), 1..120),
+        ) {
+            let mut partition = partition(start, start, 0);
+            let mut open: BTreeMap<i64, Ticket> = BTreeMap::new();
+            let mut next = start;
+            for (kind, gap, which) in steps {
+                if kind < 2 {
+                    let offset = next + gap - 1;
+                    open.insert(offset, enter(&mut partition, offset).0);
+                    next = offset + 1;
+                } else if let Some(at) = which.checked_rem(open.len()) {
+                    let offset = *open.keys().nth(at).expect("it is there");
+                    open.remove(&offset).expect("it is there").settled();
+                }
+                partition.take_released();
+                let lowest = open.keys().next().copied();
+                if let Some(commit) = partition.due() {
+                    prop_assert!(commit.offset <= lowest.unwrap_or(next), "{commit:?} of {open:?}");
+                    prop_assert!(commit.note.until >= next, "{commit:?} before {next}");
+                    let known = commit.note.mark.filter(|_| commit.offset > start);
+                    prop_assert_eq!(known.map(|mark| mark.timestamp + 1), (commit.offset > start).then_some(commit.offset));
+                    partition.sent(&commit);
+                }
+                prop_assert_eq!(partition.in_flight(), open.len());
+            }
+            drop(open);
+            partition.close();
+            prop_assert!(partition.is_idle());
+        }
+    }
+}

@@ -3,6 +3,7 @@
 //! Invariant: a specification that passed `check` has topics that a cluster could have, or expressions that the client
 //! reads as such; whether they exist is asked when the trigger runs.
 
+use regex::Regex;
 use serde::{Deserialize, Serialize};
 
 use crate::bus::kafka::is_topic;
@@ -81,6 +82,16 @@ impl KafkaSpec {
         self.topics.iter().map(String::as_str).filter(|topic| !topic.starts_with('^'))
     }
 
+    /// Whether the topic `name` is one of them.
+    #[must_use]
+    pub fn reads(&self, name: &str) -> bool {
+        let matches = |topic: &String| match topic.starts_with('^') {
+            true => Regex::new(topic).is_ok_and(|expression| expression.is_match(name)),
+            false => topic == name,
+        };
+        self.topics.iter().any(matches)
+    }
+
     pub(super) fn check(&self) -> Result<(), SpecError> {
         if self.topics.is_empty() {
             return Err(SpecError(
@@ -91,8 +102,12 @@ impl KafkaSpec {
             if self.topics[..at].contains(topic) {
                 return Err(SpecError(format!("topics: {topic:?} is there twice")));
             }
-            if topic == "^" || topic.contains('\0') {
-                return Err(SpecError(format!("topics: {topic:?} is no expression; write \"^orders\\\\..+\"")));
+            if topic.starts_with('^')
+                && let Err(error) = Regex::new(topic)
+            {
+                // The last line says what is wrong, those before show where.
+                let why = error.to_string().lines().last().unwrap_or_default().trim().to_owned();
+                return Err(SpecError(format!("topics: {topic:?} is no expression: {why}")));
             }
             if !topic.starts_with('^') && !is_topic(topic) {
                 return Err(SpecError(format!(
