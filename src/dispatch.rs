@@ -8,6 +8,7 @@ pub mod budget;
 pub mod functions;
 pub mod held;
 mod lanes;
+mod lookups;
 mod observe;
 pub mod ownership;
 mod rates;
@@ -36,6 +37,7 @@ use crate::telemetry;
 
 use self::functions::Functions;
 use self::lanes::Lanes;
+use self::lookups::Lookups;
 pub use self::observe::{Observer, Seen, SeenAttempt};
 use self::ownership::Ownership;
 use self::rates::Rates;
@@ -101,6 +103,7 @@ struct Inner {
     permits: Arc<Semaphore>,
     rates: Rates,
     lanes: Lanes,
+    lookups: Lookups,
     rules: ArcSwap<RuleSet>,
     observer: Option<Observer>,
     /// Told when a delivery was parked and when it is due.
@@ -108,16 +111,19 @@ struct Inner {
 }
 
 impl Dispatcher {
-    /// A dispatcher without rules.
+    /// A dispatcher without rules. To be called on an executor.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let Parts { concurrency, store, runtime, settler, outputs, outbox, drain, observer } = parts;
+        let (lookups, answers) = Lookups::new(store.clone());
+        drain.spawn_service("lookups", answers.run(drain.token().finished));
         Self {
             inner: Arc::new(Inner {
                 functions: Functions::new(runtime, store.clone()),
                 permits: Arc::new(Semaphore::new(concurrency as usize)),
                 rates: Rates::default(),
                 lanes: Lanes::default(),
+                lookups,
                 rules: ArcSwap::from_pointee(RuleSet::default()),
                 parked: tokio::sync::watch::channel(None).0,
                 store,

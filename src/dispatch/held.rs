@@ -26,7 +26,8 @@ impl HeldKeys {
 
     pub(super) fn contains(&self, key: &LaneKey) -> bool {
         let keys = self.keys();
-        !keys.is_empty() && keys.contains(key)
+        // The tables cannot hold such a character: they have another one in its place.
+        !keys.is_empty() && (keys.contains(key) || key.1.contains('\0'))
     }
 
     pub(super) fn forget(&self, key: &LaneKey) {

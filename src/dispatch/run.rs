@@ -9,7 +9,7 @@ mod effects;
 
 use std::time::{Duration, Instant};
 
-use crate::delivery::{DeliveryId, History, Report, Settlement, settle};
+use crate::delivery::{History, Report, Settlement, settle};
 use crate::event::codec;
 use crate::outputs::Output;
 use crate::settle::Settled;
@@ -80,7 +80,7 @@ impl Inner {
             return self.abandon(delivery).await;
         }
         if delivery.sent > 1 {
-            match self.is_settled(delivery.subject.id).await {
+            match self.lookups.is_settled(delivery.subject.id).await {
                 Some(true) => {
                     telemetry::delivered(&delivery.subject.rule, "duplicate", 1);
                     delivery.ticket.settled();
@@ -119,7 +119,7 @@ impl Inner {
 
     /// Parks `delivery` behind an earlier one of its key, unrun.
     pub(super) async fn hold(&self, delivery: Delivery) -> Ended {
-        if delivery.sent > 1 && self.is_settled(delivery.subject.id).await != Some(false) {
+        if delivery.sent > 1 && self.lookups.is_settled(delivery.subject.id).await != Some(false) {
             delivery.ticket.settled();
             return Ended::Known;
         }
@@ -132,21 +132,6 @@ impl Inner {
         let (rule, class) = (record.subject.rule.clone(), next_name(&record.next));
         if self.settler.settle(record).await.is_ok() {
             telemetry::delivered(&rule, class, 1);
-        }
-    }
-
-    async fn is_settled(&self, id: DeliveryId) -> Option<bool> {
-        let quit = self.drain.token().quit;
-        let mut pause = Duration::from_millis(100);
-        loop {
-            match self.store.settled(&[id]).await {
-                Ok(settled) => return Some(settled.contains(&id)),
-                Err(error) => tracing::debug!(%error, delivery = %id, "cannot look up a delivery yet"),
-            }
-            tokio::select! {
-                () = quit.cancelled() => return None,
-                () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(5)),
-            }
         }
     }
 

@@ -12,6 +12,7 @@ use rdkafka::error::KafkaResult;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::aside::Aside;
+use super::error::is_silence;
 use super::probe::Probe;
 use super::settings::Role;
 use super::{ANSWER_TIMEOUT, Callbacks, ClusterError, KafkaBus, Mechanism, TopicFacts};
@@ -155,6 +156,36 @@ impl KafkaBus {
                 let _ = consumer.poll(TOKEN_PAUSE);
             }
             progress(&consumer, probe, &topic, age)
+        })
+        .await
+    }
+}
+
+impl KafkaBus {
+    /// Whether a consumer that begins at `offset` of a partition gets a record: what stands there may be none that is read,
+    /// the end of a transaction, say. No group is joined.
+    ///
+    /// # Errors
+    /// No client can be made, or the brokers refuse.
+    pub async fn has_record(&self, topic: &str, partition: i32, offset: i64) -> Result<bool, ClusterError> {
+        let action = format!("look for a record at {topic}/{partition}@{offset}");
+        let (bus, topic) = (self.clone(), topic.to_owned());
+        self.ask(&action, move |_| {
+            // A consumer has to have a group's name to be polled; it is none's member.
+            let consumer: BaseConsumer<Callbacks> =
+                bus.consumer("oncue-look", "oncue-look").create_with_context(bus.callbacks())?;
+            let mut place = TopicPartitionList::with_capacity(1);
+            place.add_partition_offset(&topic, partition, Offset::Offset(offset))?;
+            consumer.assign(&place)?;
+            let began = std::time::Instant::now();
+            while let Some(left) = ANSWER_TIMEOUT.checked_sub(began.elapsed()) {
+                match consumer.poll(left) {
+                    Some(Ok(_)) => return Ok(true),
+                    Some(Err(error)) if !is_silence(&error) => return Err(error),
+                    Some(Err(_)) | None => {}
+                }
+            }
+            Ok(false)
         })
         .await
     }

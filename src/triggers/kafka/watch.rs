@@ -98,9 +98,13 @@ impl Watch {
         }
         let mut total = 0;
         for partition in &seen {
-            match self.bus.watermarks(&partition.topic, partition.id).await {
-                Ok((_, high)) => total += self.partition(partition, high, paused),
+            let high = match self.bus.watermarks(&partition.topic, partition.id).await {
+                Ok((_, high)) => high,
                 Err(error) => return Some(error.to_string()),
+            };
+            total += self.show(partition, high);
+            if self.waits(partition, high, paused) {
+                self.stalled(partition, high).await;
             }
         }
         telemetry::trigger_lag(&self.group.context.name, total);
@@ -109,34 +113,36 @@ impl Watch {
     }
 
     /// Shows the lag of a partition, in records, and gives it.
-    fn partition(&mut self, seen: &Seen, high: i64, paused: bool) -> u64 {
+    fn show(&self, seen: &Seen, high: i64) -> u64 {
         let lag = u64::try_from(high - seen.settled).unwrap_or(0);
         let seconds = if lag == 0 { 0.0 } else { seen.newest.map_or(0.0, age) };
         telemetry::kafka_lag(&self.group.context.name, &seen.topic, seen.id, lag, seconds);
-        let (next, since) = self
-            .moved
-            .entry((Arc::clone(&seen.topic), seen.id))
-            .and_modify(|(next, since)| {
-                if *next != seen.next {
-                    (*next, *since) = (seen.next, Instant::now());
-                }
-            })
-            .or_insert_with(|| (seen.next, Instant::now()));
-        // What is in flight may be all that the budget allows.
-        let waits = high > *next && !paused && seen.in_flight == 0;
-        if !waits {
-            *since = Instant::now();
-        } else if since.elapsed() > STALL {
-            let text = format!(
-                "{} records of {}/{} wait and none came for {} s",
-                high - seen.next,
-                seen.topic,
-                seen.id,
-                STALL.as_secs()
-            );
-            self.group.state().failure.get_or_insert(Failure::Stalled(text));
-        }
         lag
+    }
+
+    /// Whether something has stood at the end of a partition for long, and nothing came.
+    fn waits(&mut self, seen: &Seen, high: i64, paused: bool) -> bool {
+        let now = Instant::now();
+        let (next, since) = self.moved.entry((Arc::clone(&seen.topic), seen.id)).or_insert((seen.next, now));
+        // What is in flight may be all that the budget allows.
+        if *next != seen.next || high <= seen.next || paused || seen.in_flight > 0 {
+            (*next, *since) = (seen.next, now);
+        }
+        let waits = since.elapsed() > STALL;
+        if waits {
+            *since = now;
+        }
+        waits
+    }
+
+    /// Has the member begin anew if what waits is a record: the end of a transaction, say, is none.
+    async fn stalled(&self, seen: &Seen, high: i64) {
+        let Seen { topic, id, next, .. } = seen;
+        if !matches!(self.bus.has_record(topic, *id, *next).await, Ok(true)) {
+            return;
+        }
+        let text = format!("{} records of {topic}/{id} wait and none came for {} s", high - next, STALL.as_secs());
+        self.group.state().failure.get_or_insert(Failure::Stalled(text));
     }
 
     /// A topic that is named and not there.

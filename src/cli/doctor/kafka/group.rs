@@ -48,7 +48,7 @@ impl Look<'_> {
             }
             Ok(None) => {}
             Err(error) => {
-                findings.bad(format!("group {group}"), error.to_string(), "grant this account Describe on the group")
+                findings.bad(format!("group {group}"), error.to_string(), "grant this account Describe on the group");
             }
         }
         for topic in read {
@@ -70,7 +70,7 @@ impl Look<'_> {
         match self.bus.progress(group, topic, old).await {
             Ok(progress) => judge(&about, topic, &progress, retention, trigger, findings),
             Err(error) => {
-                findings.bad(about, error.to_string(), "grant this account Describe on the group and the topic")
+                findings.bad(about, error.to_string(), "grant this account Describe on the group and the topic");
             }
         }
     }
