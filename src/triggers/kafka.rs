@@ -1,8 +1,8 @@
 //! Kafka: topics, read by a consumer group, committed only behind settled records.
 //!
 //! Invariant: what is committed of a partition is its first record that is not settled. A position that the partition does
-//! not have any more is a gap; nothing is ever reset. All calls to a consumer come from one thread (`member`), which keeps
-//! polling whatever happens, since rebalances are served by polls. A partition has no queue of its own.
+//! not have any more is a gap; nothing is ever reset. All calls to a consumer but its commits come from one thread (`member`),
+//! which keeps polling whatever happens, since rebalances are served by polls. A partition has no queue of its own.
 
 mod commits;
 mod group;

@@ -1,14 +1,76 @@
-//! Commits in the client's form.
+//! Commits in the client's form, and the thread that makes them.
 //!
-//! Invariant: an offset goes with its note. Metadata that somebody else wrote and that is no text is none, and ends nothing:
-//! the client itself panics on it.
+//! Invariant: an offset goes with its note, and one commit is under way at a time. A commit is waited for, because the client
+//! tells nothing of one that is not, on a thread of its own, because the member's must poll. Metadata that somebody else wrote
+//! and that is no text is none, and ends nothing: the client itself panics on it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 
+use rdkafka::consumer::{CommitMode, Consumer as _};
+use rdkafka::error::KafkaResult;
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList};
 
+use super::group::Consumer;
 use super::partition::{Commit, Partition};
+
+/// Where commits go, and where their results come from.
+pub(super) struct Commits {
+    lists: SyncSender<TopicPartitionList>,
+    results: Receiver<KafkaResult<()>>,
+    is_under_way: bool,
+}
+
+/// The other end: makes the commits.
+pub(super) struct Committer {
+    lists: Receiver<TopicPartitionList>,
+    results: SyncSender<KafkaResult<()>>,
+}
+
+/// Both ends.
+pub(super) fn commits() -> (Commits, Committer) {
+    let (lists, wanted) = sync_channel(1);
+    let (made, results) = sync_channel(1);
+    (Commits { lists, results, is_under_way: false }, Committer { lists: wanted, results: made })
+}
+
+impl Commits {
+    /// Whether the next one may be sent.
+    pub(super) fn is_free(&self) -> bool {
+        !self.is_under_way
+    }
+
+    /// Sends a commit off, if none is under way.
+    pub(super) fn send(&mut self, list: TopicPartitionList) {
+        self.is_under_way = match self.lists.try_send(list) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => self.is_under_way,
+        };
+    }
+
+    /// The result of the one that was under way, if it is there.
+    pub(super) fn result(&mut self) -> Option<KafkaResult<()>> {
+        match self.results.try_recv() {
+            Ok(result) => {
+                self.is_under_way = false;
+                Some(result)
+            }
+            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
+        }
+    }
+}
+
+impl Committer {
+    /// Commits until nobody wants anything more. Blocks.
+    pub(super) fn run(self, consumer: &Consumer) {
+        while let Ok(list) = self.lists.recv() {
+            if self.results.send(consumer.commit(&list, CommitMode::Sync)).is_err() {
+                return;
+            }
+        }
+    }
+}
 
 /// The list that commits these.
 pub(super) fn list<'a>(commits: impl Iterator<Item = (&'a Partition, &'a Commit)>) -> TopicPartitionList {

@@ -10,8 +10,8 @@ use std::time::Duration;
 use rdkafka::ClientContext;
 use rdkafka::client::OAuthToken;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, RebalanceProtocol};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol};
+use rdkafka::error::KafkaError;
 use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
@@ -167,7 +167,7 @@ impl Group {
         let mut partitions: Vec<Partition> = begins.into_iter().map(new).collect();
         let opening: Vec<_> = partitions.iter().map(Partition::opening).collect();
         // Without it records may run twice after a crash, and a new partition's `start` is asked for again.
-        match consumer.commit(&commits::list(partitions.iter().zip(&opening)), rdkafka::consumer::CommitMode::Sync) {
+        match consumer.commit(&commits::list(partitions.iter().zip(&opening)), CommitMode::Sync) {
             Ok(()) => partitions.iter_mut().zip(&opening).for_each(|(partition, commit)| partition.sent(commit)),
             Err(error) => tracing::debug!(trigger = %self.context.name, %error, "positions could not be written ahead"),
         }
@@ -271,9 +271,8 @@ impl Group {
             });
             let closing: Vec<_> = given.iter().map(Partition::closing).collect();
             let commits = commits::list(given.iter().zip(&closing));
-            if !given.is_empty()
-                && let Err(error) = consumer.commit(&commits, rdkafka::consumer::CommitMode::Sync)
-            {
+            let committed = if given.is_empty() { Ok(()) } else { consumer.commit(&commits, CommitMode::Sync) };
+            if let Err(error) = committed {
                 tracing::warn!(trigger = %self.context.name, %error, "the last commit failed; records come again");
             }
         }
@@ -332,22 +331,6 @@ impl ConsumerContext for Seat {
         } else {
             group.revoke(consumer, list);
             tracing::info!(%trigger, group = group.name, partitions = count, "partitions given up");
-        }
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        let trigger = &self.0.context.name;
-        let failed: Vec<_> = offsets.elements().into_iter().filter(|e| result.is_err() || e.error().is_err()).collect();
-        if failed.is_empty() {
-            telemetry::kafka_committed(trigger);
-            return;
-        }
-        let error = failed.first().and_then(|element| element.error().err());
-        tracing::debug!(%trigger, error = ?result.as_ref().err().or(error.as_ref()), "a commit failed; the next one says it again");
-        let mut state = self.0.state();
-        for element in failed {
-            let is_it = |p: &&mut Partition| *p.topic == *element.topic() && p.id == element.partition();
-            state.partitions.iter_mut().filter(is_it).for_each(Partition::unsent);
         }
     }
 }

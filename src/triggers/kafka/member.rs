@@ -1,4 +1,4 @@
-//! The member: the thread that makes all calls to the consumer.
+//! The member: the thread that makes all calls to the consumer but commits, which have one beside it.
 //!
 //! Invariant: nothing is handed over without credit. While there is none the partitions are paused and polled all the same,
 //! so that the group keeps this member. When it ends, for whatever reason, what runs is waited for within a bound, and what
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use rdkafka::consumer::{CommitMode, Consumer as _};
+use rdkafka::consumer::Consumer as _;
 use rdkafka::error::KafkaError;
 use rdkafka::message::BorrowedMessage;
 use rdkafka::{ClientConfig, TopicPartitionList};
@@ -19,7 +19,7 @@ use crate::dispatch::budget::Credit;
 use crate::telemetry;
 use crate::triggers::Failure;
 
-use super::commits;
+use super::commits::{self, Commits};
 use super::group::{Consumer, Group, Seat};
 use super::partition::{Commit, Partition};
 
@@ -55,6 +55,7 @@ pub(super) struct Reading<'c> {
     /// Bytes that the credit is still good for.
     bytes: u64,
     reserving: Option<BoxFuture<'static, (Credit, u64)>>,
+    commits: Commits,
     taken: Instant,
     committed: Instant,
     settled: u64,
@@ -77,15 +78,19 @@ impl Member {
         consumer
             .subscribe(&names)
             .map_err(|error| Failure::Again(format!("topics: cannot subscribe to {}: {error}", names.join(", "))))?;
-        let mut reading = Reading::new(&consumer, group);
-        let result = reading.read();
-        reading.end(result.is_ok());
-        result
+        std::thread::scope(|threads| {
+            let (commits, committer) = commits::commits();
+            threads.spawn(|| committer.run(&consumer));
+            let mut reading = Reading::new(&consumer, group, commits);
+            let result = reading.read();
+            reading.end(result.is_ok());
+            result
+        })
     }
 }
 
 impl<'c> Reading<'c> {
-    fn new(consumer: &'c Consumer, group: Arc<Group>) -> Self {
+    fn new(consumer: &'c Consumer, group: Arc<Group>, commits: Commits) -> Self {
         let now = Instant::now();
         Self {
             consumer,
@@ -94,6 +99,7 @@ impl<'c> Reading<'c> {
             credit: Credit::none(),
             bytes: 0,
             reserving: None,
+            commits,
             taken: now,
             committed: now,
             settled: 0,
@@ -203,13 +209,30 @@ impl<'c> Reading<'c> {
             (settled, state.partitions.iter().any(Partition::runs_ahead))
         };
         self.settled += settled;
+        self.learn();
         if self.settled >= COMMIT_RECORDS || runs_ahead || now.duration_since(self.committed) >= COMMIT_EVERY {
-            self.commit(CommitMode::Async);
-            (self.settled, self.committed) = (0, now);
+            self.commit();
         }
     }
 
-    fn commit(&self, mode: CommitMode) {
+    /// Takes in what became of the commit that was under way.
+    fn learn(&mut self) {
+        let Some(result) = self.commits.result() else { return };
+        let trigger = &self.group.context.name;
+        match result {
+            Ok(()) => telemetry::kafka_committed(trigger),
+            Err(error) => {
+                tracing::debug!(%trigger, %error, "a commit was refused; the next one says it again");
+                self.group.state().partitions.iter_mut().for_each(Partition::unsent);
+            }
+        }
+    }
+
+    fn commit(&mut self) {
+        // A consumer that has lost its assignment is about to be told so.
+        if !self.commits.is_free() || self.consumer.assignment_lost() {
+            return;
+        }
         let list = {
             let mut state = self.group.state();
             let due = |partition: &mut Partition| -> Option<Commit> {
@@ -221,13 +244,9 @@ impl<'c> Reading<'c> {
             let due = state.partitions.iter().zip(&due).filter_map(|(p, commit)| Some((p, commit.as_ref()?)));
             commits::list(due)
         };
-        // A consumer that has lost its assignment is about to be told so.
-        if list.count() == 0 || self.consumer.assignment_lost() {
-            return;
-        }
-        if let Err(error) = self.consumer.commit(&list, mode) {
-            tracing::debug!(trigger = %self.group.context.name, %error, "a commit was refused; the next one says it again");
-            self.group.state().partitions.iter_mut().for_each(Partition::unsent);
+        (self.settled, self.committed) = (0, Instant::now());
+        if list.count() > 0 {
+            self.commits.send(list);
         }
     }
 
@@ -244,9 +263,9 @@ impl<'c> Reading<'c> {
             }
             // What comes all the same is the next member's; what goes wrong is tried again by the next reader.
             let _: Option<Result<BorrowedMessage<'_>, KafkaError>> = self.consumer.poll(TAKE_EVERY);
+            self.learn();
             if self.committed.elapsed() >= COMMIT_EVERY {
-                self.commit(CommitMode::Async);
-                self.committed = Instant::now();
+                self.commit();
             }
         }
         telemetry::received(&self.group.context.name, std::mem::take(&mut self.received));
