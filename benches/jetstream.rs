@@ -6,6 +6,7 @@
 //!   floor+output  the same, which also publishes one message for each and waits until it is stored
 //!   oncue route   a rule without code: match, publish, settle
 //!   oncue welcome the welcome function, which emits one event: match, run, publish, settle
+//!   oncue crowd   the same with 9,999 other rules on the same type, none of which matches
 //! and the ratio of each to its floor; then the latency publish → function start → settled at a low rate.
 //! It times whole runs on the machine it runs on: quote ratios from one run.
 
@@ -47,19 +48,21 @@ async fn main() -> Result<()> {
         return bench.stop().await;
     }
     say(&format!("{messages} messages of {} bytes, {rounds} rounds, medians", BODY.len()));
-    let mut figures = [const { Vec::new() }; 4];
+    let mut figures = [const { Vec::new() }; 5];
     for round in 0..rounds {
         figures[0].push(bench.floor(messages, false).await?);
         figures[1].push(bench.floor(messages, true).await?);
         figures[2].push(bench.oncue("route", messages).await?);
         figures[3].push(bench.oncue("welcome", messages).await?);
+        figures[4].push(bench.oncue("crowd", messages).await?);
         say(&format!("round {}: {}", round + 1, line(&figures.each_ref().map(|f| f[round]))));
     }
-    let [floor, floor_output, route, welcome] = figures.map(median);
-    say(&format!("median:  {}", line(&[floor, floor_output, route, welcome])));
+    let [floor, floor_output, route, welcome, crowd] = figures.map(median);
+    say(&format!("median:  {}", line(&[floor, floor_output, route, welcome, crowd])));
     say(&format!("oncue route   / floor+output = {:.2}", route / floor_output));
     say(&format!("oncue welcome / floor+output = {:.2}", welcome / floor_output));
     say(&format!("oncue welcome / floor        = {:.2}", welcome / floor));
+    say(&format!("oncue crowd   / welcome      = {:.2}", crowd / welcome));
     bench.latency().await?;
     bench.stop().await
 }
@@ -69,9 +72,9 @@ fn say(line: &str) {
     println!("{line}");
 }
 
-fn line(figures: &[f64; 4]) -> String {
-    let [a, b, c, d] = figures;
-    format!("floor {a:.0}/s, floor+output {b:.0}/s, oncue route {c:.0}/s, oncue welcome {d:.0}/s")
+fn line(figures: &[f64; 5]) -> String {
+    let [a, b, c, d, e] = figures;
+    format!("floor {a:.0}/s, floor+output {b:.0}/s, oncue route {c:.0}/s, oncue welcome {d:.0}/s, oncue crowd {e:.0}/s")
 }
 
 fn median(mut figures: Vec<f64>) -> f64 {
@@ -243,13 +246,18 @@ impl Bench {
             .bind(spec)
             .execute(&mut sql)
             .await?;
-        let target = if rule == "welcome" { "run" } else { "publish" };
-        let value = if rule == "welcome" { "welcome" } else { "events/mail.routed" };
+        let (target, value) = if rule == "route" { ("publish", "events/mail.routed") } else { ("run", "welcome") };
         let insert = format!(
             "insert into oncue.rules (name, trigger, pattern, {target})
              values ('bench', 'bench', '{{\"type\":[\"user.signup\"],\"data\":{{\"plan\":[\"free\"]}}}}', $1)"
         );
         sqlx::query(sqlx::AssertSqlSafe(insert)).bind(value).execute(&mut sql).await?;
+        if rule == "crowd" {
+            let others = "insert into oncue.rules (name, trigger, pattern, run)
+                 select 'other-' || n, 'bench', format('{\"type\":[\"user.signup\"],\"data\":{\"email\":[\"user%s@example.com\"]}}', n)::json,
+                     'welcome' from generate_series(1, 9999) n";
+            sqlx::query(others).execute(&mut sql).await?;
+        }
         let mut config = NodeConfig::new("bench", self.postgres.url());
         config.buses.insert("events".to_owned(), BusConfig::nats(self.nats.url()));
         let drain = Drain::new();
