@@ -85,8 +85,8 @@ async fn load(shared: &Shared, planes: &watch::Sender<Option<ControlPlane>>) -> 
     for (rule, error) in &errors {
         tracing::warn!(rule, error, "rule quarantined");
     }
-    telemetry::rules_loaded(set.rules().len(), errors.len(), version);
-    tracing::info!(version, rules = set.rules().len(), quarantined = errors.len(), "rules loaded");
+    telemetry::rules_loaded(set.len(), errors.len(), version);
+    tracing::info!(version, rules = set.len(), quarantined = errors.len(), "rules loaded");
     shared.dispatcher.set_rules(set);
     planes.send_replace(Some(plane));
     shared.store.set_rule_errors(&with_broken(shared, errors.clone())).await?;

@@ -45,6 +45,11 @@ impl Wildcard {
         Ok(Wildcard { parts })
     }
 
+    /// The parts around its stars.
+    pub fn parts(&self) -> &[String] {
+        &self.parts
+    }
+
     /// How many stars it has.
     pub fn stars(&self) -> usize {
         self.parts.len() - 1

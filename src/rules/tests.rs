@@ -3,6 +3,8 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 
+use std::collections::HashMap;
+
 use super::*;
 
 fn rule((trigger, pattern): (Option<&str>, String), number: usize) -> Rule {
@@ -93,9 +95,10 @@ proptest! {
             data: Bytes::from_static(data.as_bytes()),
         });
         let document = document(&event);
-        let expected: Vec<(&str, Option<String>)> = set
-            .rules()
-            .iter()
+        let mut rules: Vec<&Arc<CompiledRule>> = set.rules().collect();
+        rules.sort_by_key(|rule| &rule.rule.name);
+        let expected: Vec<(&str, Option<String>)> = rules
+            .into_iter()
             .filter(|rule| rule.matches("one", &document))
             .map(|rule| (rule.rule.name.as_str(), rule.ordering.as_ref().and_then(|path| key_text(path, &document))))
             .collect();
