@@ -27,7 +27,7 @@ pub use self::compile::{ALTERNATIVES_MAX, COST_MAX, PATTERN_BYTES_MAX, VALUES_MA
 pub use self::decimal::Decimal;
 pub use self::error::PatternError;
 pub use self::explain::{Explanation, Kind, Line, explain};
-pub use self::index::{Change, Fill, Index, Live, NotJson, Place, Scratch};
+pub use self::index::{Change, Crowded, EVENT_COST_MAX, Fill, Index, Live, NotJson, Place, Scratch};
 pub use self::json::{Json, JsonError, MAX_DEPTH, write_escaped};
 
 use std::collections::BTreeSet;

@@ -162,6 +162,12 @@ impl CompiledRule {
         self.is_of(trigger) && self.pattern.matches(document)
     }
 
+    /// How many comparisons its pattern may take.
+    #[must_use]
+    pub fn cost(&self) -> u64 {
+        self.pattern.cost().max(1)
+    }
+
     fn is_of(&self, trigger: &str) -> bool {
         self.rule.trigger.as_deref().is_none_or(|t| t == trigger)
     }
@@ -240,6 +246,8 @@ pub struct RuleSet {
     listeners: Listeners,
     /// The rules' patterns by their numbers on the shelf.
     index: Index,
+    /// What did not compile, or had no room: it may by the next change.
+    left_out: Arc<Vec<Rule>>,
 }
 
 impl RuleSet {
@@ -291,6 +299,11 @@ impl RuleSet {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The rules that were left out, in no certain order.
+    pub fn left_out(&self) -> impl Iterator<Item = &Rule> {
+        self.left_out.iter()
     }
 
     /// The rule `name`, if it is in the set.

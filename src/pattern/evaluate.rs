@@ -19,7 +19,7 @@ const VISITS_PER_ELEMENT: u64 = 256;
 const VISITS_BASE: u64 = 4_096;
 
 /// The values that a pattern allows for a field.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq, Hash)]
 pub struct Field {
     /// One of these matches,
     pub tests: Vec<Test>,

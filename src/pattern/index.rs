@@ -6,6 +6,7 @@
 
 mod buckets;
 mod choose;
+mod crowd;
 mod feature;
 mod fill;
 mod hash;
@@ -16,6 +17,7 @@ mod scan;
 mod scratch;
 mod segment;
 mod table;
+mod tokens;
 mod trie;
 mod verify;
 
@@ -25,15 +27,20 @@ mod tests;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub use self::crowd::Crowded;
 pub use self::fill::{Fill, Place};
 pub use self::live::Live;
-pub use self::scan::NotJson;
 pub use self::scratch::Scratch;
+pub use self::tokens::NotJson;
 
 use self::segment::{Member, Segment};
 use self::table::View;
 use self::trie::Trie;
 use super::Pattern;
+
+/// The comparisons that one event of plain fields may need with all patterns: around a millisecond. Whoever keeps an
+/// index sees to it, with [`Index::load`] and [`Index::crowded`].
+pub const EVENT_COST_MAX: u64 = 100_000;
 
 /// The patterns of the last segment: it is made anew for each change.
 const LAST_PATTERNS: usize = 32;
@@ -124,6 +131,22 @@ impl Index {
         }
         found.sort_unstable();
         found.dedup();
+    }
+
+    /// How many comparisons one event of plain fields may need, whatever it is.
+    pub fn load(&self) -> u64 {
+        self.layers.iter().map(|layer| layer.segment.load()).sum()
+    }
+
+    /// The patterns for which there is no room, if one event is to need no more than `most` comparisons in all, the
+    /// `last` of them being those that came last. It takes time in proportion to all patterns, so ask [`Index::load`]
+    /// first.
+    pub fn crowded(&self, most: u64, last: &[u32]) -> Vec<Crowded> {
+        let (late, mut members): (Vec<Member>, Vec<Member>) =
+            self.layers.iter().flat_map(Layer::members).partition(|member| last.contains(&member.id));
+        members.sort_by_key(|member| member.id);
+        members.extend(late);
+        crowd::crowded(&members, most)
     }
 
     /// The index with these changes, the last of a number deciding. It takes time in proportion to them.

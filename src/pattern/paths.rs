@@ -88,6 +88,15 @@ impl Paths {
         self.find(ROOT, key)
     }
 
+    /// The keys of the field on the way from the root, joined with dots.
+    pub fn name(&self, field: FieldId) -> Option<String> {
+        let mut names = vec![String::new(); self.nodes.len()];
+        for (parent, key, child) in self.steps() {
+            names[child] = if parent == ROOT { key.to_owned() } else { format!("{}.{key}", names[parent]) };
+        }
+        names.into_iter().nth(field)
+    }
+
     /// Every step from a field to one below it: the field, the key, the one below. A field's own comes before those
     /// from it.
     pub fn steps(&self) -> impl Iterator<Item = (FieldId, &str, FieldId)> {

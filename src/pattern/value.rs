@@ -23,7 +23,7 @@ pub enum Scalar<'a> {
 }
 
 /// What a scalar must be.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Test {
     /// `null`.
     Null,
@@ -56,7 +56,7 @@ pub enum Test {
 }
 
 /// A range of numbers, open where a bound is missing.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Range {
     /// The bound from below.
     pub lower: Option<Bound>,
@@ -65,7 +65,7 @@ pub struct Range {
 }
 
 /// One end of a range.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Bound {
     /// The number at the end.
     pub at: Decimal,

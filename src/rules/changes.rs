@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::thread;
 
-use crate::pattern::{Change, Index, Pattern};
+use crate::pattern::{Change, Crowded, EVENT_COST_MAX, Index, Pattern};
 
 use super::{CompiledRule, Rule, RuleError, RuleSet, Target};
 
@@ -55,16 +55,11 @@ impl RuleSet {
     /// Compiles the enabled ones of `rules`. Gives the set and every rule that was left out, with its error.
     #[must_use]
     pub fn compile(version: i64, rules: Vec<Rule>, current: &HashMap<String, u32>) -> (Self, Vec<(String, RuleError)>) {
-        let mut set = Self { version, ..Self::default() };
-        let compiled = compile(rules, current, &set);
-        let (patterns, refused) = set.put_all(compiled);
-        let patterns = patterns.into_iter().filter_map(|(number, pattern)| Some((number, pattern?)));
-        set.index = Index::new(patterns);
-        (set, refused)
+        Self::default().with(version, Changes { rules, gone: Vec::new() }, current)
     }
 
-    /// The set with `changes`, and with the versions of functions that are current now. Gives also every changed rule
-    /// that was left out, with its error.
+    /// The set with `changes`, and with the versions of functions that are current now. Gives also every rule that is
+    /// left out, with its error.
     #[must_use]
     pub fn with(
         &self,
@@ -72,33 +67,62 @@ impl RuleSet {
         changes: Changes,
         current: &HashMap<String, u32>,
     ) -> (Self, Vec<(String, RuleError)>) {
-        let mut set = Self { version, ..self.clone() };
-        let mut rules = changes.rules;
-        let changed: HashSet<&str> = rules.iter().map(|rule| rule.name.as_str()).collect();
-        let moved = self.rules().filter(|rule| has_moved(rule, current) && !changed.contains(rule.rule.name.as_str()));
-        let moved: Vec<Rule> = moved.map(|rule| rule.rule.clone()).collect();
-        rules.extend(moved);
+        let mut set = Self { version, left_out: Arc::default(), ..self.clone() };
         let mut patterns: BTreeMap<u32, Option<Arc<Pattern>>> =
             changes.gone.iter().filter_map(|name| set.take(name)).collect();
-        let (put, refused) = set.put_all(compile(rules, current, self));
+        let (put, mut refused) = set.put_all(compile(self.to_compile(changes, current), current, self));
         patterns.extend(put);
         let same = |number: u32, pattern: &mut Option<Arc<Pattern>>| match (self.index.get(number), pattern) {
             (Some(before), Some(now)) => Arc::ptr_eq(before, now),
             _ => false,
         };
         patterns.retain(|number, pattern| !same(*number, pattern));
-        set.index = self.index.with(patterns);
-        (set, refused)
+        let late: Vec<u32> = if self.is_empty() { Vec::new() } else { patterns.keys().copied().collect() };
+        set.index = match self.is_empty() {
+            true => Index::new(patterns.into_iter().filter_map(|(number, pattern)| Some((number, pattern?)))),
+            false => self.index.with(patterns),
+        };
+        refused.extend(set.take_crowded(&late));
+        set.left_out = Arc::new(refused.iter().map(|(rule, _)| rule.clone()).collect());
+        (set, refused.into_iter().map(|(rule, error)| (rule.name, error)).collect())
     }
 
-    fn put_all(&mut self, compiled: Compiled) -> (Vec<Change>, Vec<(String, RuleError)>) {
+    /// The rules of `changes`, those whose function's version moved, and those that were left out before.
+    fn to_compile(&self, changes: Changes, current: &HashMap<String, u32>) -> Vec<Rule> {
+        let names = changes.rules.iter().map(|rule| &rule.name).chain(&changes.gone);
+        let changed: HashSet<String> = names.cloned().collect();
+        let moved = self.rules().map(|rule| (&rule.rule, has_moved(rule, current)));
+        let again = moved.chain(self.left_out.iter().map(|rule| (rule, true)));
+        let again = again.filter(|(rule, again)| *again && !changed.contains(&rule.name));
+        let again: Vec<Rule> = again.map(|(rule, _)| rule.clone()).collect();
+        // Those that were left out come last: the others were there before them.
+        changes.rules.into_iter().chain(again).collect()
+    }
+
+    /// Takes out the rules with which an event might need too many comparisons, the `late` ones first.
+    fn take_crowded(&mut self, late: &[u32]) -> Vec<(Rule, RuleError)> {
+        if self.index.load() <= EVENT_COST_MAX {
+            return Vec::new();
+        }
+        let crowded = self.index.crowded(EVENT_COST_MAX, late);
+        let mut refused = Vec::with_capacity(crowded.len());
+        for crowded in crowded {
+            let Some(rule) = self.rules.get(crowded.id).map(|rule| rule.rule.clone()) else { continue };
+            self.take(&rule.name);
+            self.index = self.index.with([(crowded.id, None)]);
+            refused.push((rule, RuleError { field: "pattern", message: crowded_message(&crowded) }));
+        }
+        refused
+    }
+
+    fn put_all(&mut self, compiled: Compiled) -> (Vec<Change>, Vec<(Rule, RuleError)>) {
         let (mut patterns, mut refused) = (Vec::with_capacity(compiled.len()), Vec::new());
         for (row, compiled) in compiled {
             patterns.extend(self.take(&row.name));
             match compiled {
                 Ok(rule) if row.enabled => patterns.push(self.put(Arc::new(rule))),
                 Ok(_) => {}
-                Err(error) => refused.push((row.name, error)),
+                Err(error) => refused.push((row, error)),
             }
         }
         (patterns, refused)
@@ -135,4 +159,16 @@ fn has_moved(rule: &CompiledRule, current: &HashMap<String, u32>) -> bool {
         Target::Run { function, version: None } => current.get(function).copied() != rule.version,
         _ => false,
     }
+}
+
+fn crowded_message(crowded: &Crowded) -> String {
+    let others = match crowded.fields.as_slice() {
+        [] => "every event is compared with".to_owned(),
+        fields => format!("ask for the same of {}", fields.join(", ")),
+    };
+    format!(
+        "there is no room among the other rules: those that {others} take {} comparisons, and an event may need \
+         {EVENT_COST_MAX} in all; ask also for something that fewer events have",
+        crowded.here
+    )
 }

@@ -255,6 +255,6 @@ impl Unit<'_> {
         let pieces = |kinds: &[Kind]| kinds.iter().any(|kind| matches!(kind, Kind::Piece(_)));
         let (ours, theirs) = (self.kinds(), other.kinds());
         let same = self.field == other.field && ours.iter().any(|kind| theirs.contains(kind));
-        !same && !(pieces(&ours) && pieces(&theirs))
+        !(same || pieces(&ours) && pieces(&theirs))
     }
 }

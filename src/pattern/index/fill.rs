@@ -4,8 +4,9 @@
 //! pattern names is neither copied nor looked at.
 
 use super::super::value::Scalar;
-use super::scan::{NotJson, scan};
+use super::scan::scan;
 use super::table::{OUTSIDE, Table};
+use super::tokens::NotJson;
 use super::trie::{Field, ROOT, Trie};
 
 /// A place in the event that some pattern names, or a place below which it does.

@@ -16,8 +16,8 @@ const ODD: u64 = 0x9E37_79B9_7F4A_7C15;
 /// A short text whole, or a long one's hash; texts of at most [`WORDS_MAX`] bytes are equal if their words are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Words {
-    first: u64,
-    last: u64,
+    first: [u32; 2],
+    last: [u32; 2],
     len: u32,
 }
 
@@ -33,7 +33,18 @@ pub fn words(text: &[u8]) -> Words {
         short @ 1..4 => (u64::from(all[0]), u64::from(all[short / 2]) << 8 | u64::from(all[short - 1])),
         _ => (bytes(all), 0),
     };
-    Words { first, last, len }
+    Words { first: split(first), last: split(last), len }
+}
+
+/// In halves, so that words need no more room than what they say.
+#[inline]
+fn split(word: u64) -> [u32; 2] {
+    [word as u32, (word >> 32) as u32]
+}
+
+#[inline]
+fn joined([low, high]: [u32; 2]) -> u64 {
+    u64::from(low) | u64::from(high) << 32
 }
 
 fn whole(chunk: Option<&[u8; 8]>) -> u64 {
@@ -45,15 +56,46 @@ fn half(chunk: Option<&[u8; 4]>) -> u64 {
 }
 
 impl Words {
+    /// The text's length.
+    pub fn len(self) -> usize {
+        self.len as usize
+    }
+
+    /// The text, if it is short.
+    pub fn text(self) -> String {
+        let (first, last, len) = (joined(self.first).to_le_bytes(), joined(self.last).to_le_bytes(), self.len());
+        let mut text = match len {
+            8..=WORDS_MAX => [&first[..len - 8], &last].concat(),
+            4..8 => [&first[..len - 4], &last[..4]].concat(),
+            3 => [first[0], last[1], last[0]].to_vec(),
+            2 => [first[0], last[0]].to_vec(),
+            _ => first.to_vec(),
+        };
+        text.truncate(len);
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
     /// A place in a table of a power of two.
     #[inline]
     pub fn slot(self, parent: u32) -> usize {
-        fold(self.first ^ u64::from(parent).wrapping_mul(ODD), self.last ^ SEED ^ u64::from(self.len)) as usize
+        fold(joined(self.first) ^ u64::from(parent).wrapping_mul(ODD), joined(self.last) ^ SEED ^ u64::from(self.len))
+            as usize
+    }
+
+    /// Whether a short text has a dot; a long one may have.
+    #[inline]
+    pub fn may_have_dot(self) -> bool {
+        const EACH: u64 = 0x0101_0101_0101_0101;
+        let dot = |word: u64| {
+            let other = word ^ (EACH * b'.' as u64);
+            other.wrapping_sub(EACH) & !other & (EACH << 7) != 0
+        };
+        self.len as usize > WORDS_MAX || dot(joined(self.first)) || dot(joined(self.last))
     }
 
     #[inline]
     fn hash(self) -> u64 {
-        fold(self.first ^ ODD, self.last ^ SEED ^ u64::from(self.len))
+        fold(joined(self.first) ^ ODD, joined(self.last) ^ SEED ^ u64::from(self.len))
     }
 }
 

@@ -6,17 +6,20 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::fast::FixedState;
+
 use super::super::value::Scalar;
 use super::super::{Decimal, Pattern};
 use super::buckets::{Buckets, Found, UNMARKED};
 use super::choose::{self, Asked, Place, Way};
+use super::crowd::{self, Load};
 use super::feature::{self, Kind};
 use super::hash;
 use super::ranges::Ranges;
 use super::scratch::{Hashes, Search};
 use super::table::View;
 use super::trie::{Field, ROOT, Trie};
-use super::verify::{Checks, Part};
+use super::verify::{Builder, Checks, Owner};
 
 /// A conjunction of more comparisons than this is not looked at twice for one event.
 const LONG: u64 = 16;
@@ -35,7 +38,7 @@ pub struct Member {
 pub struct Segment {
     /// By number.
     members: Vec<Member>,
-    conjunctions: Vec<Conjunction>,
+    conjunctions: usize,
     checks: Checks,
     ways: Vec<Lookup>,
     /// The kinds of fields that any way has.
@@ -47,15 +50,8 @@ pub struct Segment {
     /// Conjunctions that every event is compared with.
     always: Vec<u32>,
     marks: u32,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Conjunction {
-    id: u32,
-    member: u32,
-    checks: Part,
-    /// Set when it was compared, where it may be found more than once.
-    tried: u32,
+    /// The comparisons that one event may need.
+    load: u64,
 }
 
 /// A way, as the parts that it consists of.
@@ -68,7 +64,7 @@ struct Lookup {
 }
 
 /// The fields of a pattern as the trie numbers them, added where they are new.
-fn fields(pattern: &Pattern, trie: &mut Trie) -> Vec<Field> {
+pub fn fields(pattern: &Pattern, trie: &mut Trie) -> Vec<Field> {
     let mut numbers = vec![ROOT; pattern.paths.below_root() + 1];
     for (parent, key, child) in pattern.paths.steps() {
         numbers[child] = trie.add(numbers[parent], key);
@@ -81,33 +77,40 @@ impl Segment {
     pub fn new(mut members: Vec<Member>, trie: &mut Trie) -> Self {
         members.sort_unstable_by_key(|member| member.id);
         let numbers: Vec<Vec<Field>> = members.iter().map(|member| fields(&member.pattern, trie)).collect();
-        let mut owners = Vec::with_capacity(members.len());
+        // What several patterns ask for is compared once.
+        let mut known: HashMap<Asked<'_>, usize, FixedState> = HashMap::default();
+        let mut owners: Vec<Vec<Owner>> = Vec::with_capacity(members.len());
         let mut asked: Vec<Asked<'_>> = Vec::with_capacity(members.len());
         for (at, (member, numbers)) in members.iter().zip(&numbers).enumerate() {
             for alternative in &member.pattern.alternatives {
-                owners.push(at as u32);
-                asked.push(alternative.iter().map(|(field, values)| (numbers[*field], values)).collect());
+                let fields: Asked<'_> = alternative.iter().map(|(field, values)| (numbers[*field], values)).collect();
+                let place = *known.entry(fields).or_insert_with_key(|fields| {
+                    asked.push(fields.clone());
+                    owners.push(Vec::new());
+                    asked.len() - 1
+                });
+                owners[place].push(Owner { id: member.id, member: at as u32 });
             }
         }
         asked.iter().flatten().for_each(|(field, _)| trie.name(*field));
         let mut segment = Self::default();
-        segment.put(&members, &owners, &asked, choose::places(&asked));
+        segment.put(&owners, &asked, &choose::places(&asked));
+        drop(known);
         segment.members = members;
         segment
     }
 
-    fn put(&mut self, members: &[Member], owners: &[u32], asked: &[Asked<'_>], places: Vec<Vec<Place<'_>>>) {
+    fn put(&mut self, owners: &[Vec<Owner>], asked: &[Asked<'_>], places: &[Vec<Place<'_>>]) {
         let mut ways = Ways::default();
+        let (mut checks, mut load) = (Builder::default(), Load::default());
         let (mut postings, mut ranges) = (Vec::new(), HashMap::<Field, Vec<_>>::new());
-        for (at, ((member, asked), places)) in owners.iter().zip(asked).zip(&places).enumerate() {
-            let at = at as u32;
-            let pattern = &members[*member as usize];
+        for ((owners, asked), places) in owners.iter().zip(asked).zip(places) {
             // Looked at once: what may be found by many values, and what takes long to look at.
             let many = places.len() > 1 || matches!(places[..], [Place::Range(..)]);
-            let long = || asked.iter().map(|(_, field)| field.cost()).sum::<u64>() > LONG;
-            let tried = if many || long() { self.mark() } else { UNMARKED };
-            let checks = self.checks.add(asked.iter().copied());
-            self.conjunctions.push(Conjunction { id: pattern.id, member: *member, checks, tried });
+            let cost = crowd::cost(asked);
+            load.add(cost, places);
+            let tried = if many || cost > LONG { self.mark() } else { UNMARKED };
+            let at = checks.add(owners, asked, tried);
             if places.is_empty() {
                 self.always.push(at);
             }
@@ -121,6 +124,9 @@ impl Segment {
                 }
             }
         }
+        self.conjunctions = asked.len();
+        self.load = load.total();
+        self.checks = checks.finish();
         self.ranges = ranges.into_iter().map(|(field, ranges)| (field, Ranges::new(&ranges))).collect();
         let places = ways.order(self);
         for (way, _, conjunction) in &postings {
@@ -151,7 +157,12 @@ impl Segment {
 
     /// How many conjunctions the members have.
     pub fn conjunctions(&self) -> usize {
-        self.conjunctions.len()
+        self.conjunctions
+    }
+
+    /// The comparisons that one event may need.
+    pub fn load(&self) -> u64 {
+        self.load
     }
 
     /// The marks that it needs room for.
@@ -316,10 +327,13 @@ impl<A: Fn(u32) -> bool> Look<'_, '_, A> {
     /// Looks at a conjunction that was found.
     fn at(&mut self, conjunction: u32) {
         let segment = self.segment;
-        let Conjunction { id, member, checks, tried } = segment.conjunctions[conjunction as usize];
-        let new = tried == UNMARKED || self.search.mark(tried);
-        if new && (self.alive)(member) && segment.checks.pass(checks, self.view, self.search.room()) {
-            self.search.matched(id);
+        let Some(head) = segment.checks.head(conjunction) else { return };
+        let new = head.tried == UNMARKED || self.search.mark(head.tried);
+        if new && segment.checks.pass(conjunction, head, self.view, self.search.room()) {
+            let others = segment.checks.others(head);
+            for owner in std::iter::once(&head.owner).chain(others).filter(|owner| (self.alive)(owner.member)) {
+                self.search.matched(owner.id);
+            }
         }
     }
 }

@@ -150,7 +150,7 @@ fn config(cases: u32) -> ProptestConfig {
 }
 
 proptest! {
-    #![proptest_config(config(1_500))]
+    #![proptest_config(config(600))]
 
     #[test]
     fn any_patterns_are_found_as_evaluated(patterns in prop::collection::vec(any_pattern(), 1..12), event in any_json()) {
@@ -207,7 +207,7 @@ fn any_step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(config(200))]
+    #![proptest_config(config(100))]
 
     #[test]
     fn a_changed_index_finds_what_a_new_one_would(
@@ -234,4 +234,27 @@ proptest! {
             prop_assert_eq!(found(&index, &event, &mut scratch), evaluated(&patterns, &parsed), "{}", event);
         }
     }
+}
+
+#[test]
+fn what_would_cost_an_event_too_much_is_told_last_come_first() {
+    let pattern = |text: String| Arc::new(Pattern::parse(&text).unwrap_or_else(|error| panic!("{text}: {error}")));
+    let same = |n: u32| (n, pattern(format!(r#"{{"type":["order"],"data":{{"n":[{{"anything-but":[{n}]}}]}}}}"#)));
+    let index = Index::new((0..100).map(same).chain([(200, pattern(r#"{"type":["other"]}"#.to_owned()))]));
+    assert_eq!(index.load(), 200);
+    assert_eq!(index.crowded(200, &[]), []);
+    let refused = index.crowded(190, &[3]);
+    let ids: Vec<u32> = refused.iter().map(|crowded| crowded.id).collect();
+    assert_eq!(ids, [96, 97, 98, 99, 3]);
+    assert_eq!(refused[0].here, 190);
+    assert_eq!(refused[0].fields, ["type"]);
+    let always = Index::new((0..10).map(|n| (n, pattern(format!(r#"{{"a{n}":[{{"exists":false}}]}}"#)))));
+    assert_eq!(
+        always.crowded(8, &[]).iter().map(|crowded| (crowded.here, crowded.fields.len())).collect::<Vec<_>>(),
+        [(8, 0); 2]
+    );
+    // Ranges that no number is in together count together: how many numbers an event has is not known.
+    let ranges =
+        Index::new((0..10).map(|n| (n, pattern(format!(r#"{{"a":[{{"numeric":[">=",{n},"<",{}]}}]}}"#, n + 1)))));
+    assert_eq!(ranges.load(), 10);
 }

@@ -83,7 +83,7 @@ impl Trie {
         if let Some(child) = self.step(parent, key) {
             return Some(child);
         }
-        if !key.contains(&b'.') {
+        if !hash::words(key).may_have_dot() {
             return None;
         }
         key.split(|byte| *byte == b'.').try_fold(parent, |at, step| self.step(at, step))

@@ -4,43 +4,75 @@
 //! of each field will do; where they all lie in elements of one array, one element must do for all; what is more tangled
 //! is handed to the evaluator as it is, cut down to these fields.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+
+use foldhash::fast::FixedState;
 
 use super::super::evaluate::{self, Fields};
 use super::super::paths;
 use super::super::value::{Scalar, Test};
+use super::hash::{self, Words};
 use super::table::{Element, OUTSIDE, View};
-use super::trie::Field;
+use super::trie::{Field, ROOT};
 
 /// So many fields can be told apart in a set of bits.
 const TOLD_MAX: usize = 64;
 
-/// What the conjunctions of a segment ask for, those of one conjunction one after the other.
+/// The conjunctions of a segment: whose each is, and what it asks for.
+///
+/// A conjunction's head and its checks stand one after the other, because what stands elsewhere is far away when there
+/// are many.
 #[derive(Debug, Default)]
 pub struct Checks {
-    checks: Vec<Check>,
-    /// The texts that are asked for alone.
-    texts: Vec<u8>,
-    /// What else is asked for.
+    lines: Vec<Line>,
+    /// Those whose a conjunction is besides the first, those of one conjunction one after the other.
+    others: Vec<Owner>,
+    /// What is asked for that is no short text, nor a short one at the beginning or the end.
     fields: Vec<Arc<evaluate::Field>>,
 }
 
-/// What a field must be.
+/// Where a conjunction stands.
+pub type Conjunction = u32;
+
+/// A pattern that a conjunction belongs to.
 #[derive(Clone, Copy, Debug)]
-struct Check {
-    field: Field,
-    /// Where its text begins, or its place in `fields`.
-    start: u32,
-    /// The text's length; none for what stands in `fields`.
-    len: Option<u32>,
+pub struct Owner {
+    /// Its number.
+    pub id: u32,
+    /// Its place in the segment.
+    pub member: u32,
 }
 
-/// The checks of one conjunction.
+/// Whose a conjunction is.
 #[derive(Clone, Copy, Debug)]
-pub struct Part {
-    start: u32,
-    len: u32,
+pub struct Head {
+    /// The first of those whose it is.
+    pub owner: Owner,
+    /// Where the others stand.
+    others: (u32, u32),
+    /// A mark that is set when the conjunction was looked at, or none.
+    pub tried: u32,
+    /// How many checks follow.
+    checks: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Line {
+    Head(Head),
+    Text(Field, Words),
+    Prefix(Field, Words),
+    Suffix(Field, Words),
+    /// A place in `fields`.
+    Other(Field, u32),
+}
+
+/// Makes [`Checks`].
+#[derive(Debug, Default)]
+pub struct Builder {
+    checks: Checks,
+    /// What many ask for stands in one place.
+    known: HashMap<Arc<evaluate::Field>, u32, FixedState>,
 }
 
 /// Room to look at arrays in.
@@ -62,30 +94,67 @@ struct Seen {
     has_inside: bool,
 }
 
-impl Checks {
-    /// Adds what a conjunction asks for.
-    pub fn add<'p>(&mut self, fields: impl Iterator<Item = (Field, &'p Arc<evaluate::Field>)>) -> Part {
-        let start = self.checks.len() as u32;
-        for (field, asked) in fields {
-            let check = match asked.tests.as_slice() {
-                [Test::Text(text)] if !asked.absent => {
-                    let start = self.texts.len() as u32;
-                    self.texts.extend_from_slice(text.as_bytes());
-                    Check { field, start, len: Some(text.len() as u32) }
-                }
-                _ => {
-                    self.fields.push(Arc::clone(asked));
-                    Check { field, start: self.fields.len() as u32 - 1, len: None }
-                }
-            };
-            self.checks.push(check);
+impl Builder {
+    /// Adds a conjunction that belongs to these.
+    pub fn add(&mut self, owners: &[Owner], asked: &[(Field, &Arc<evaluate::Field>)], tried: u32) -> Conjunction {
+        let at = self.checks.lines.len() as u32;
+        let [owner, others @ ..] = owners else { return at };
+        let start = self.checks.others.len() as u32;
+        self.checks.others.extend_from_slice(others);
+        let others = (start, self.checks.others.len() as u32);
+        self.checks.lines.push(Line::Head(Head { owner: *owner, others, tried, checks: asked.len() as u32 }));
+        for (field, asked) in asked {
+            let line = short(*field, asked).unwrap_or_else(|| {
+                let fields = &mut self.checks.fields;
+                let place = *self.known.entry(Arc::clone(asked)).or_insert_with(|| {
+                    fields.push(Arc::clone(asked));
+                    fields.len() as u32 - 1
+                });
+                Line::Other(*field, place)
+            });
+            self.checks.lines.push(line);
         }
-        Part { start, len: self.checks.len() as u32 - start }
+        at
+    }
+
+    /// The conjunctions that were added.
+    pub fn finish(mut self) -> Checks {
+        self.checks.lines.shrink_to_fit();
+        self.checks.fields.shrink_to_fit();
+        self.checks
+    }
+}
+
+impl Line {
+    #[inline]
+    fn field(self) -> Field {
+        match self {
+            Line::Head(_) => ROOT,
+            Line::Text(field, _) | Line::Prefix(field, _) | Line::Suffix(field, _) | Line::Other(field, _) => field,
+        }
+    }
+}
+
+impl Checks {
+    /// Whose the conjunction is.
+    #[inline]
+    pub fn head(&self, conjunction: Conjunction) -> Option<Head> {
+        match self.lines[conjunction as usize] {
+            Line::Head(head) => Some(head),
+            _ => None,
+        }
+    }
+
+    /// Those whose the conjunction is besides the first.
+    #[inline]
+    pub fn others(&self, head: Head) -> &[Owner] {
+        &self.others[head.others.0 as usize..head.others.1 as usize]
     }
 
     /// Whether the event matches the conjunction.
-    pub fn pass(&self, part: Part, view: View<'_>, room: &mut Room) -> bool {
-        let checks = &self.checks[part.start as usize..(part.start + part.len) as usize];
+    pub fn pass(&self, conjunction: Conjunction, head: Head, view: View<'_>, room: &mut Room) -> bool {
+        let first = conjunction as usize + 1;
+        let checks = &self.lines[first..first + head.checks as usize];
         let (mut inside, mut open) = (0, false);
         for check in checks {
             let seen = self.see(check, view);
@@ -102,9 +171,9 @@ impl Checks {
         if inside <= 1 { !open } else { self.in_arrays(checks, view, room) }
     }
 
-    fn see(&self, check: &Check, view: View<'_>) -> Seen {
+    fn see(&self, check: &Line, view: View<'_>) -> Seen {
         let mut seen = Seen { outside: false, anywhere: false, has_outside: false, has_inside: false };
-        for (element, value) in view.values(check.field) {
+        for (element, value) in view.values(check.field()) {
             let passes = self.allows(check, value);
             seen.anywhere |= passes;
             match element {
@@ -116,24 +185,33 @@ impl Checks {
     }
 
     #[inline]
-    fn allows(&self, check: &Check, value: Scalar<'_>) -> bool {
-        let start = check.start as usize;
-        match (check.len, value) {
-            (Some(len), Scalar::Text(text)) => text.as_bytes() == &self.texts[start..start + len as usize],
-            (Some(_), _) => false,
-            (None, value) => self.fields[start].allows(value),
+    fn allows(&self, check: &Line, value: Scalar<'_>) -> bool {
+        match (*check, value) {
+            (Line::Other(_, place), value) => self.fields[place as usize].allows(value),
+            (Line::Text(_, words), Scalar::Text(text)) => hash::words(text.as_bytes()) == words,
+            (Line::Prefix(_, words), Scalar::Text(text)) => {
+                text.as_bytes().get(..words.len()).is_some_and(|start| hash::words(start) == words)
+            }
+            (Line::Suffix(_, words), Scalar::Text(text)) => {
+                let start = text.len().checked_sub(words.len());
+                start.is_some_and(|start| hash::words(&text.as_bytes()[start..]) == words)
+            }
+            _ => false,
         }
     }
 
-    fn may_be_absent(&self, check: &Check) -> bool {
-        check.len.is_none() && self.fields[check.start as usize].absent
+    fn may_be_absent(&self, check: &Line) -> bool {
+        match check {
+            Line::Other(_, place) => self.fields[*place as usize].absent,
+            _ => false,
+        }
     }
 
     /// The verdict where several fields have values inside arrays.
-    fn in_arrays(&self, checks: &[Check], view: View<'_>, room: &mut Room) -> bool {
+    fn in_arrays(&self, checks: &[Line], view: View<'_>, room: &mut Room) -> bool {
         let mut array = None;
         let mut one_array = checks.len() <= TOLD_MAX;
-        for (element, _) in checks.iter().flat_map(|check| view.values(check.field)) {
+        for (element, _) in checks.iter().flat_map(|check| view.values(check.field())) {
             if let Some(around) = view.table().around(element) {
                 one_array &= around.0 == OUTSIDE && *array.get_or_insert(around.1) == around.1;
             }
@@ -142,14 +220,14 @@ impl Checks {
     }
 
     /// The verdict where all values that are inside arrays lie in elements of one that itself lies in none.
-    fn in_one_array(&self, checks: &[Check], view: View<'_>, room: &mut Room) -> bool {
+    fn in_one_array(&self, checks: &[Line], view: View<'_>, room: &mut Room) -> bool {
         room.elements.clear();
         room.elements.resize(view.table().elements() + 1, (0, 0));
         // The fields that a value outside satisfies, those that must be in the element, and those that it may lack.
         let (mut outside, mut asked, mut lacking) = (0_u64, 0_u64, 0_u64);
         for (at, check) in checks.iter().enumerate() {
             let (bit, mut inside, mut has_outside) = (1 << at, false, false);
-            for (element, value) in view.values(check.field) {
+            for (element, value) in view.values(check.field()) {
                 let passes = self.allows(check, value);
                 if element == OUTSIDE {
                     (outside, has_outside) = (outside | if passes { bit } else { 0 }, true);
@@ -167,13 +245,13 @@ impl Checks {
     }
 
     /// The evaluator's verdict.
-    fn tangled(&self, checks: &[Check], view: View<'_>) -> bool {
+    fn tangled(&self, checks: &[Line], view: View<'_>) -> bool {
         let mut elements: BTreeMap<Element, paths::Element<'_>> =
             BTreeMap::from([(OUTSIDE, paths::Element::default())]);
         for check in checks {
-            for (element, value) in view.values(check.field) {
+            for (element, value) in view.values(check.field()) {
                 let values = &mut elements.entry(element).or_default().values;
-                values.entry(check.field as usize).or_default().push(value);
+                values.entry(check.field() as usize).or_default().push(value);
             }
         }
         // An element was numbered after the one that it lies in.
@@ -186,15 +264,30 @@ impl Checks {
         false
     }
 
-    fn asked(&self, checks: &[Check]) -> Fields {
-        let field = |check: &Check| {
-            let start = check.start as usize;
-            let text = |len: u32| String::from_utf8_lossy(&self.texts[start..start + len as usize]).into_owned();
-            match check.len {
-                Some(len) => Arc::new(evaluate::Field { tests: vec![Test::Text(text(len))], absent: false }),
-                None => Arc::clone(&self.fields[start]),
-            }
+    fn asked(&self, checks: &[Line]) -> Fields {
+        let field = |check: &Line| match check {
+            Line::Head(_) => Arc::default(),
+            Line::Text(_, words) => test(Test::Text(words.text())),
+            Line::Prefix(_, words) => test(Test::Prefix(words.text())),
+            Line::Suffix(_, words) => test(Test::Suffix(words.text())),
+            Line::Other(_, place) => Arc::clone(&self.fields[*place as usize]),
         };
-        checks.iter().map(|check| (check.field as usize, field(check))).collect()
+        checks.iter().map(|check| (check.field() as usize, field(check))).collect()
+    }
+}
+
+fn test(test: Test) -> Arc<evaluate::Field> {
+    Arc::new(evaluate::Field { tests: vec![test], absent: false })
+}
+
+/// The check of a field that is asked to be a short text, or to begin or end with one.
+fn short(field: Field, asked: &evaluate::Field) -> Option<Line> {
+    let words = |text: &str| (text.len() <= hash::WORDS_MAX).then(|| hash::words(text.as_bytes()));
+    match asked.tests.as_slice() {
+        _ if asked.absent => None,
+        [Test::Text(text)] => Some(Line::Text(field, words(text)?)),
+        [Test::Prefix(text)] => Some(Line::Prefix(field, words(text)?)),
+        [Test::Suffix(text)] => Some(Line::Suffix(field, words(text)?)),
+        _ => None,
     }
 }
