@@ -16,6 +16,7 @@ pub mod output;
 
 mod apply;
 mod arguments;
+mod bench;
 mod completions;
 mod dead_letter;
 mod dev;
@@ -76,6 +77,8 @@ enum Command {
     Doctor(doctor::Args),
     /// Match events against rules offline
     Match(match_offline::Args),
+    /// Measure parts of Oncue on this machine, offline
+    Bench(bench::Args),
     /// Show what `apply` would change
     Plan(plan::Args),
     /// Make the tables say what the manifest says
@@ -119,6 +122,7 @@ impl Cli {
             Command::Migrate(args) => migrate::run(args, context).await,
             Command::Doctor(args) => Box::pin(doctor::run(args, context)).await,
             Command::Match(args) => match_offline::run(&args, context),
+            Command::Bench(args) => bench::run(&args, context),
             Command::Plan(args) => Box::pin(plan::run(args, context)).await,
             Command::Apply(args) => Box::pin(apply::run(args, context)).await,
             Command::Export(args) => Box::pin(export::run(args, context)).await,

@@ -26,6 +26,7 @@ use crate::delivery::DeliveryId;
 use crate::drain::Drain;
 use crate::event::Event;
 use crate::outputs::{Output, Outputs};
+use crate::pattern::Fill;
 use crate::rules::{OnFailure, Planned, RuleSet, Target};
 use crate::runtime::Runtime;
 use crate::settle::{Settled, Settler};
@@ -222,6 +223,12 @@ impl Dispatcher {
     #[must_use]
     pub fn listens(&self, trigger: &str, ty: &str) -> bool {
         self.inner.observer.is_some() || self.inner.rules.load().listens(trigger, ty)
+    }
+
+    /// Whether any rule wants an event of `trigger` whose fields `tell` tells: without it, its source need not make one.
+    #[must_use]
+    pub fn wants<'e>(&self, trigger: &str, tell: impl FnOnce(&mut Fill<'_, 'e>)) -> bool {
+        self.inner.observer.is_some() || self.inner.rules.load().wants(trigger, tell)
     }
 
     /// Counts `count` events of the type of `sample` that no rule can want.

@@ -4,12 +4,12 @@
 //! to the event, and at a cost that was bounded when it was parsed. This is the plain evaluator, one pattern against
 //! one event; it is what any faster way of matching is checked against. It knows no rules and no functions.
 
-mod anchors;
 mod compile;
 mod decimal;
 mod error;
 mod evaluate;
 mod explain;
+mod index;
 mod json;
 mod operator;
 mod paths;
@@ -23,17 +23,18 @@ mod properties;
 #[cfg(test)]
 mod tests;
 
-pub use self::anchors::Anchors;
 pub use self::compile::{ALTERNATIVES_MAX, COST_MAX, PATTERN_BYTES_MAX, VALUES_MAX};
 pub use self::decimal::Decimal;
 pub use self::error::PatternError;
 pub use self::explain::{Explanation, Kind, Line, explain};
+pub use self::index::{Change, Crowded, EVENT_COST_MAX, Fill, Index, Live, NotJson, Place, Scratch};
 pub use self::json::{Json, JsonError, MAX_DEPTH, write_escaped};
 
 use std::collections::BTreeSet;
 
 use self::evaluate::Fields;
 use self::paths::Paths;
+use self::value::Scalar;
 use self::wildcard::Wildcard;
 
 /// A parsed and validated pattern.
@@ -82,9 +83,7 @@ impl Pattern {
     /// Whether an event whose field `name`, at the top, is the string `text` and nothing else can match at all.
     pub fn allows_text(&self, name: &str, text: &str) -> bool {
         let Some(id) = self.paths.top(name) else { return true };
-        let value = Json::string(text);
-        let allows =
-            |fields: &Fields| fields.get(&id).is_none_or(|field| field.tests.iter().any(|t| t.matches(&value)));
+        let allows = |fields: &Fields| fields.get(&id).is_none_or(|field| field.allows(Scalar::Text(text)));
         self.alternatives.iter().any(allows)
     }
 
@@ -97,19 +96,15 @@ impl Pattern {
         tests?.into_iter().flatten().map(value::Test::as_text).collect()
     }
 
-    /// Whether the pattern names no field but `name`, at the top: then [`Pattern::allows_text`] says all of a string there.
-    pub fn is_only_about(&self, name: &str) -> bool {
-        match self.paths.below_root() {
-            0 => true,
-            1 => self.paths.top(name).is_some(),
-            _ => false,
-        }
+    /// Whether some alternative says nothing of the field `name`, at the top.
+    pub fn allows_any_text(&self, name: &str) -> bool {
+        self.paths.top(name).is_none_or(|id| self.alternatives.iter().any(|fields| !fields.contains_key(&id)))
     }
 
     /// How many comparisons an event of plain fields may need: each value of each field, once for each alternative; a
     /// wildcard counts one more for each star. At most [`COST_MAX`].
     pub fn cost(&self) -> u64 {
         let fields = self.alternatives.iter().flat_map(Fields::values);
-        fields.map(|field| field.tests.iter().map(value::Test::cost).sum::<u64>().max(1)).sum()
+        fields.map(|field| field.cost()).sum()
     }
 }

@@ -3,8 +3,7 @@
 //! Invariant: a `RuleSet` never changes; an event is planned against exactly one. A rule that does not compile is left
 //! out with its error and the others go on. Nothing here knows how a function runs or where a row is stored.
 
-use std::cell::LazyCell;
-use std::collections::HashMap;
+use std::cell::{LazyCell, RefCell};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -12,18 +11,23 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::event::Event;
-use crate::pattern::{Json, Pattern};
+use crate::pattern::{Fill, Index, Json, Pattern, Scratch};
 use crate::retry::RetryPolicy;
 use crate::transform::{Path, Transformer};
 
+mod changes;
 mod document;
-mod index;
+mod listeners;
+mod shards;
+mod shelf;
 #[cfg(test)]
 mod tests;
 
-pub use document::document;
+pub use changes::Changes;
+pub use document::{document, tell};
 
-use index::Index;
+use listeners::Listeners;
+use shelf::Shelf;
 
 /// Longest key that is kept whole: an index of the parked deliveries holds it, which takes 2,704 bytes at most.
 const KEY_BYTES: usize = 512;
@@ -109,7 +113,7 @@ pub struct CompiledRule {
     pub rule: Rule,
     /// The function version that a delivery of this snapshot runs; none for a rule that publishes.
     pub version: Option<u32>,
-    pattern: Pattern,
+    pattern: Arc<Pattern>,
     transformer: Option<Transformer>,
     ordering: Option<Path>,
     rate_key: Option<Path>,
@@ -121,9 +125,19 @@ impl CompiledRule {
     /// # Errors
     /// The first field that does not parse, or a function that is not there.
     pub fn compile(rule: Rule, current: impl Fn(&str) -> Option<u32>) -> Result<Self, RuleError> {
-        let pattern = match &rule.pattern {
-            Some(text) => Pattern::parse(text).map_err(|e| field("pattern", &e))?,
-            None => Pattern::match_all(),
+        Self::compile_with(rule, None, current)
+    }
+
+    /// The same, with the pattern if it was parsed before.
+    fn compile_with(
+        rule: Rule,
+        pattern: Option<Arc<Pattern>>,
+        current: impl Fn(&str) -> Option<u32>,
+    ) -> Result<Self, RuleError> {
+        let pattern = match (pattern, &rule.pattern) {
+            (Some(pattern), _) => pattern,
+            (None, Some(text)) => Arc::new(Pattern::parse(text).map_err(|e| field("pattern", &e))?),
+            (None, None) => Arc::new(Pattern::match_all()),
         };
         let transformer = rule.input.as_deref().map(Transformer::parse).transpose().map_err(|e| field("input", &e))?;
         let ordering = parse_path("ordering_key", rule.ordering_key.as_deref())?;
@@ -146,6 +160,12 @@ impl CompiledRule {
     #[must_use]
     pub fn matches(&self, trigger: &str, document: &Json) -> bool {
         self.is_of(trigger) && self.pattern.matches(document)
+    }
+
+    /// How many comparisons its pattern may take.
+    #[must_use]
+    pub fn cost(&self) -> u64 {
+        self.pattern.cost().max(1)
     }
 
     fn is_of(&self, trigger: &str) -> bool {
@@ -212,58 +232,83 @@ pub struct Planned {
     pub rate_key: Option<String>,
 }
 
+thread_local! {
+    /// Room to match in, used again for each event.
+    static ROOM: RefCell<(Scratch, Vec<u32>)> = RefCell::default();
+}
+
 /// The compiled rules of one version of the tables.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct RuleSet {
     /// The version of the tables that it was made from.
     pub version: i64,
-    rules: Vec<Arc<CompiledRule>>,
+    rules: Shelf,
+    listeners: Listeners,
+    /// The rules' patterns by their numbers on the shelf.
     index: Index,
+    /// What did not compile, or had no room: it may by the next change.
+    left_out: Arc<Vec<Rule>>,
 }
 
 impl RuleSet {
-    /// Compiles the enabled ones of `rules`. Gives the set and every rule that was left out, with its error.
-    #[must_use]
-    pub fn compile(version: i64, rules: Vec<Rule>, current: &HashMap<String, u32>) -> (Self, Vec<(String, RuleError)>) {
-        let mut compiled = Vec::with_capacity(rules.len());
-        let mut refused = Vec::new();
-        for rule in rules {
-            let (name, enabled) = (rule.name.clone(), rule.enabled);
-            match CompiledRule::compile(rule, |f| current.get(f).copied()) {
-                Ok(rule) if enabled => compiled.push(Arc::new(rule)),
-                Ok(_) => {}
-                Err(error) => refused.push((name, error)),
-            }
-        }
-        let index = Index::new(&compiled);
-        (Self { version, rules: compiled, index }, refused)
-    }
-
-    /// The deliveries of `event`: one for each rule that matches, in their order.
+    /// The deliveries of `event`: one for each rule that matches, in the order of their names.
     #[must_use]
     pub fn plan(&self, trigger: &str, event: &Arc<Event>) -> Vec<Planned> {
+        if !self.listens(trigger, &event.ty) {
+            return Vec::new();
+        }
+        let rules = self.matching(trigger, |fill| tell(event, fill));
         let document = LazyCell::new(|| document(event));
-        let candidates = self.index.candidates(&self.rules, &event.ty, &document);
-        let rules = candidates.into_iter().map(|place| &self.rules[place]).filter(|rule| rule.is_of(trigger));
-        let matched = rules.filter(|rule| index::is_told_by_type(rule) || rule.pattern.matches(&document));
-        matched.map(|rule| rule.plan(event, &document)).collect()
+        rules.into_iter().map(|rule| rule.plan(event, &document)).collect()
     }
 
     /// Whether any rule can match an event of `ty` of `trigger`.
     #[must_use]
     pub fn listens(&self, trigger: &str, ty: &str) -> bool {
-        self.index.of_type(&self.rules, ty).any(|place| self.rules[place].is_of(trigger))
+        self.listeners.listen(trigger, ty)
     }
 
-    /// The rules of the set.
+    /// Whether any rule matches an event of `trigger`, whose fields `tell` tells.
     #[must_use]
-    pub fn rules(&self) -> &[Arc<CompiledRule>] {
-        &self.rules
+    pub fn wants<'e>(&self, trigger: &str, tell: impl FnOnce(&mut Fill<'_, 'e>)) -> bool {
+        !self.matching(trigger, tell).is_empty()
+    }
+
+    fn matching<'e>(&self, trigger: &str, tell: impl FnOnce(&mut Fill<'_, 'e>)) -> Vec<&Arc<CompiledRule>> {
+        ROOM.with_borrow_mut(|(scratch, found)| {
+            self.index.find(tell, scratch, found);
+            let rules = found.iter().filter_map(|number| self.rules.get(*number));
+            let mut rules: Vec<&Arc<CompiledRule>> = rules.filter(|rule| rule.is_of(trigger)).collect();
+            rules.sort_unstable_by(|left, right| left.rule.name.cmp(&right.rule.name));
+            rules
+        })
+    }
+
+    /// The rules of the set, in no certain order.
+    pub fn rules(&self) -> impl Iterator<Item = &Arc<CompiledRule>> {
+        self.rules.iter()
+    }
+
+    /// How many rules there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The rules that were left out, in no certain order.
+    pub fn left_out(&self) -> impl Iterator<Item = &Rule> {
+        self.left_out.iter()
     }
 
     /// The rule `name`, if it is in the set.
     #[must_use]
     pub fn rule(&self, name: &str) -> Option<&Arc<CompiledRule>> {
-        self.rules.iter().find(|r| r.rule.name == name)
+        self.rules.get(self.rules.number(name)?)
     }
 }

@@ -7,11 +7,13 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
+use memchr::memmem;
 use serde::Serialize;
 
-use crate::pattern::{Json, Pattern};
+use crate::pattern::{Index, Json, Pattern, Scratch};
 use crate::rules;
 
 use super::{Context, sample};
@@ -30,10 +32,10 @@ pub struct Args {
     validate: bool,
 }
 
-struct RuleLine {
-    name: String,
-    pattern: Result<Pattern, String>,
-    line: usize,
+pub(super) struct RuleLine {
+    pub(super) name: String,
+    pub(super) pattern: Result<Arc<Pattern>, String>,
+    pub(super) line: usize,
 }
 
 #[derive(Serialize)]
@@ -82,22 +84,35 @@ fn print_verdicts(rules: &[RuleLine], out: &mut impl Write) -> io::Result<()> {
 }
 
 fn match_events(rules: &[RuleLine], path: &Path, out: &mut impl Write) -> anyhow::Result<()> {
-    let patterns: Vec<(&str, &Pattern)> =
-        rules.iter().filter_map(|r| Some((r.name.as_str(), r.pattern.as_ref().ok()?))).collect();
+    let index = index(rules);
+    let (mut scratch, mut found) = (Scratch::default(), Vec::new());
     each_line(path, |number, line| {
-        let event = document(line)?;
-        let matching = patterns.iter().filter(|(_, pattern)| pattern.matches(&event));
-        print_line(out, &Matched { event: number, rules: matching.map(|(name, _)| *name).collect() })?;
+        find(&index, line, &mut scratch, &mut found)?;
+        let matching = found.iter().filter_map(|number| rules.get(*number as usize));
+        print_line(out, &Matched { event: number, rules: matching.map(|rule| rule.name.as_str()).collect() })?;
         Ok(())
     })
 }
 
-fn document(line: &[u8]) -> anyhow::Result<Json> {
-    let json = Json::parse(line).context("the event is not JSON")?;
-    if json.get("specversion").is_none() {
-        return Ok(json);
+/// The patterns that are valid, each by its place.
+fn index(rules: &[RuleLine]) -> Index {
+    Index::new((0..).zip(rules).filter_map(|(number, rule)| Some((number, Arc::clone(rule.pattern.as_ref().ok()?)))))
+}
+
+/// Makes `found` the places of the rules that the event matches.
+fn find(index: &Index, line: &[u8], scratch: &mut Scratch, found: &mut Vec<u32>) -> anyhow::Result<()> {
+    // Only a line that may have the member is parsed to see whether it does; a key may be written with escapes.
+    let may_be_event = ["specversion", "\\u"].iter().any(|part| memmem::find(line, part.as_bytes()).is_some());
+    if !may_be_event && index.find_in_json(line, scratch, found).is_ok() {
+        return Ok(());
     }
-    Ok(rules::document(&sample::decode(line).context("the event is no CloudEvent")?))
+    let json = Json::parse(line).context("the event is not JSON")?;
+    if json.get("specversion").is_some() {
+        let event = sample::decode(line).context("the event is no CloudEvent")?;
+        index.find(|fill| rules::tell(&event, fill), scratch, found);
+        return Ok(());
+    }
+    index.find_in_json(line, scratch, found).map_err(|_| anyhow!("the event is not JSON"))
 }
 
 fn print_line(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
@@ -105,7 +120,7 @@ fn print_line(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
     out.write_all(b"\n")
 }
 
-fn read_rules(path: &Path) -> anyhow::Result<Vec<RuleLine>> {
+pub(super) fn read_rules(path: &Path) -> anyhow::Result<Vec<RuleLine>> {
     let mut rules = Vec::new();
     each_line(path, |number, line| {
         rules.push(rule(line, number + 1)?);
@@ -131,11 +146,11 @@ fn rule(text: &[u8], line: usize) -> anyhow::Result<RuleLine> {
         }
         None => bail!("the rule \"{name}\" has no pattern: a line is {{\"rule\": \"NAME\", \"pattern\": {{…}}}}"),
     };
-    Ok(RuleLine { name, pattern: pattern.map_err(|e| e.to_string()), line })
+    Ok(RuleLine { name, pattern: pattern.map(Arc::new).map_err(|e| e.to_string()), line })
 }
 
 /// Calls `act` with the number, from 0, and the bytes of each line that is not blank.
-fn each_line(path: &Path, mut act: impl FnMut(usize, &[u8]) -> anyhow::Result<()>) -> anyhow::Result<()> {
+pub(super) fn each_line(path: &Path, mut act: impl FnMut(usize, &[u8]) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let mut reader: Box<dyn BufRead> = if path == Path::new("-") {
         Box::new(io::stdin().lock())
     } else {
@@ -183,11 +198,13 @@ mod tests {
 
     #[test]
     fn an_envelope_is_matched_as_a_cloudevent_and_anything_else_as_it_stands() {
-        let pattern = Pattern::parse(r#"{"data":{"n":[1]}}"#).expect("the pattern is right");
+        let rules = [rule(br#"{"rule":"a","pattern":{"data":{"n":[1]}}}"#, 1).expect("the rule is right")];
+        let index = index(&rules);
         let envelope = r#"{"specversion":"1.0","id":"1","source":"s","type":"t","data_base64":"eyJuIjoxfQ=="}"#;
         for (line, matches) in [(r#"{"data":{"n":1}}"#, true), (r#"{"n":1}"#, false), (envelope, true)] {
-            let event = document(line.as_bytes()).expect("the line is right");
-            assert_eq!(pattern.matches(&event), matches, "{line}");
+            let mut found = Vec::new();
+            find(&index, line.as_bytes(), &mut Scratch::default(), &mut found).expect("the line is right");
+            assert_eq!(!found.is_empty(), matches, "{line}");
         }
     }
 }

@@ -374,6 +374,7 @@ fn tables_of(config: &Config) -> ControlPlane {
     let rules = config.manifest.rules.iter().map(|r| RuleRow {
         rule: r.rule.clone(),
         error: None,
+        cost: None,
         created_at: OffsetDateTime::UNIX_EPOCH,
     });
     ControlPlane {
@@ -381,6 +382,7 @@ fn tables_of(config: &Config) -> ControlPlane {
         functions: functions.collect(),
         triggers: triggers.collect(),
         rules: rules.collect(),
+        snapshot: String::new(),
         unreadable: Vec::new(),
     }
 }

@@ -1,45 +1,58 @@
 //! Follows the control plane: every change becomes a new immutable rule set within two seconds.
 //!
 //! Invariant: a load never fails as a whole: what does not compile is left out and its error is written to its row.
-//! LISTEN tells of changes at once; the version is polled as well, because a notification can be missed.
+//! LISTEN tells of changes at once; the version is polled as well, because a notification can be missed. What changed
+//! is read and nothing else, as long as the connection that tells of changes holds; after that, everything is.
 
-use std::collections::HashMap;
+mod verdicts;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::rules::{RuleSet, Target};
+use crate::rules::{Changes, Rule, RuleSet, Target};
 use crate::store::StoreError;
-use crate::store::control::ControlPlane;
-use crate::store::listen::Changes;
+use crate::store::control::{ControlPlane, NotGone};
+use crate::store::listen::{self, Told};
 use crate::telemetry;
 
+use self::verdicts::Verdicts;
 use super::{Shared, outbox};
 
 /// How often the version is asked for: below the two seconds in which a change must be seen.
 const POLL: Duration = Duration::from_millis(1_800);
+
+/// What was loaded, as far as the next load needs it.
+struct Loaded {
+    version: i64,
+    snapshot: String,
+    verdicts: Verdicts,
+}
 
 /// Loads the control plane and follows it until the node has finished.
 pub(super) async fn follow(shared: Shared, planes: watch::Sender<Option<ControlPlane>>) {
     let finished = shared.drain.token().finished;
     let mut poll = tokio::time::interval(POLL);
     poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut changes: Option<Changes> = None;
-    let mut loaded: Option<i64> = None;
+    let mut changes: Option<listen::Changes> = None;
+    let mut loaded: Option<Loaded> = None;
+    let mut current = false;
     loop {
         if changes.is_none() {
             // Listen first, then load: nothing falls between.
             changes = shared.store.changes().await.ok();
-            loaded = None;
+            (loaded, current) = (None, false);
         }
-        if loaded.is_none() {
-            loaded = match load(&shared, &planes).await {
-                Ok(version) => Some(version),
+        if !current {
+            match load(&shared, &planes, loaded.as_mut()).await {
+                Ok(Some(all)) => (loaded, current) = (Some(all), true),
+                Ok(None) => current = true,
                 Err(error) => {
                     tracing::warn!(%error, "cannot load the rules; matching against those that are loaded");
-                    None
                 }
-            };
+            }
         }
         let told = async {
             match &mut changes {
@@ -50,17 +63,19 @@ pub(super) async fn follow(shared: Shared, planes: watch::Sender<Option<ControlP
         tokio::select! {
             () = finished.cancelled() => return,
             told = told => {
-                loaded = None;
-                if told.is_err() {
-                    changes = None;
-                    poll.tick().await;
+                current = false;
+                match told {
+                    Ok(Told::Change) => {}
+                    Ok(Told::Reconnected) => loaded = None,
+                    Err(_) => {
+                        changes = None;
+                        poll.tick().await;
+                    }
                 }
             }
             _ = poll.tick() => match shared.store.pulse().await {
                 Ok(pulse) => {
-                    if loaded != Some(pulse.ruleset_version) {
-                        loaded = None;
-                    }
+                    current &= loaded.as_ref().is_some_and(|loaded| loaded.version == pulse.ruleset_version);
                     shared.dispatcher.due_in_ms(pulse.next_due_ms);
                     outbox::due_in_ms(&shared, pulse.outbox_due_ms);
                     shared.backfills.send_replace(pulse.open_backfills);
@@ -71,35 +86,95 @@ pub(super) async fn follow(shared: Shared, planes: watch::Sender<Option<ControlP
     }
 }
 
-async fn load(shared: &Shared, planes: &watch::Sender<Option<ControlPlane>>) -> Result<i64, StoreError> {
+/// Loads everything, or what changed since `before`, which is brought up to date.
+async fn load(
+    shared: &Shared,
+    planes: &watch::Sender<Option<ControlPlane>>,
+    before: Option<&mut Loaded>,
+) -> Result<Option<Loaded>, StoreError> {
+    if let Some(before) = before {
+        let known = |name: &str| before.verdicts.knows(name);
+        let (plane, there) = shared.store.control_plane_since(&before.snapshot, &known, before.verdicts.len()).await?;
+        // A version that falls is that of a database that was restored: nothing that was read before counts.
+        if plane.version >= before.version {
+            let gone = match there {
+                NotGone::All => Vec::new(),
+                NotGone::Only(names) => before.verdicts.gone(&names),
+            };
+            (before.version, before.snapshot) = (plane.version, plane.snapshot.clone());
+            take(shared, planes, plane, Some(gone), &before.verdicts).await?;
+            return Ok(None);
+        }
+    }
     let plane = shared.store.control_plane().await?;
+    let (version, snapshot, verdicts) = (plane.version, plane.snapshot.clone(), Verdicts::default());
+    take(shared, planes, plane, None, &verdicts).await?;
+    Ok(Some(Loaded { version, snapshot, verdicts }))
+}
+
+/// Matches against the rules of `plane`, or against those of before with its changes if `gone` are gone.
+async fn take(
+    shared: &Shared,
+    planes: &watch::Sender<Option<ControlPlane>>,
+    plane: ControlPlane,
+    gone: Option<Vec<String>>,
+    verdicts: &Verdicts,
+) -> Result<(), StoreError> {
     let version = plane.version;
     shared.dispatcher.functions().refresh(&plane);
-    let current: HashMap<String, u32> =
-        plane.functions.iter().filter(|f| f.current).map(|f| (f.function.clone(), f.version)).collect();
-    let rules = plane.rules.iter().map(|row| row.rule.clone()).collect();
-    let (set, refused) = RuleSet::compile(version, rules, &current);
-    let mut errors: Vec<(String, String)> =
-        refused.into_iter().map(|(name, error)| (name, error.to_string())).collect();
-    name_unreadable(&plane, &mut errors);
+    let (read, removed) = (plane.rules.len(), gone.as_ref().map_or(0, Vec::len));
+    verdicts.read(&plane.rules, gone.as_deref().unwrap_or_default());
+    let (set, mut errors) = compiled(shared, &plane, gone).await;
+    name_unreadable(&set, &plane, &mut errors);
     for (rule, error) in &errors {
         tracing::warn!(rule, error, "rule quarantined");
     }
-    telemetry::rules_loaded(set.rules().len(), errors.len(), version);
-    tracing::info!(version, rules = set.rules().len(), quarantined = errors.len(), "rules loaded");
+    telemetry::rules_loaded(set.len(), errors.len(), version);
+    let all = set.len();
+    tracing::info!(version, rules = all, read, removed, quarantined = errors.len(), "rules loaded");
     shared.dispatcher.set_rules(set);
     planes.send_replace(Some(plane));
-    shared.store.set_rule_errors(&with_broken(shared, errors.clone())).await?;
-    warm(shared, errors);
+    let rules = shared.dispatcher.rules();
+    write(shared, &rules, errors.clone(), verdicts).await?;
+    warm(shared, errors, verdicts.clone());
     shared.reloaded.notify_one();
-    Ok(version)
+    merge(shared, &rules).await;
+    Ok(())
+}
+
+/// The rule set, and the errors of the rules that it lacks. Compiling takes a while, so it is done beside the executor.
+async fn compiled(
+    shared: &Shared,
+    plane: &ControlPlane,
+    gone: Option<Vec<String>>,
+) -> (RuleSet, Vec<(String, String)>) {
+    let version = plane.version;
+    let current: HashMap<String, u32> =
+        plane.functions.iter().filter(|f| f.current).map(|f| (f.function.clone(), f.version)).collect();
+    let rules: Vec<Rule> = plane.rules.iter().map(|row| row.rule.clone()).collect();
+    let before = shared.dispatcher.rules();
+    let compile = move || match gone {
+        Some(gone) => before.with(version, Changes { rules, gone }, &current),
+        None => RuleSet::compile(version, rules, &current),
+    };
+    let (set, refused) = tokio::task::spawn_blocking(compile).await.expect("compiling rules does not panic");
+    (set, refused.into_iter().map(|(name, error)| (name, error.to_string())).collect())
+}
+
+/// Puts the patterns in order again, if changes have made looking them up slower.
+async fn merge(shared: &Shared, rules: &Arc<RuleSet>) {
+    if rules.wants_merge() {
+        let before = Arc::clone(rules);
+        let merged = tokio::task::spawn_blocking(move || before.merged()).await;
+        shared.dispatcher.set_rules(merged.expect("merging rules does not panic"));
+    }
 }
 
 /// Says of rules whose function version is there and cannot be read what is wrong with it.
-fn name_unreadable(plane: &ControlPlane, errors: &mut [(String, String)]) {
+fn name_unreadable(set: &RuleSet, plane: &ControlPlane, errors: &mut [(String, String)]) {
     for (name, error) in errors {
-        let rule = plane.rules.iter().find(|row| row.rule.name == *name);
-        let Some(Target::Run { function, .. }) = rule.map(|row| &row.rule.target) else { continue };
+        let rule = set.left_out().find(|rule| rule.name == *name);
+        let Some(Target::Run { function, .. }) = rule.map(|rule| &rule.target) else { continue };
         if let Some((_, version, why)) = plane.unreadable.iter().find(|(f, ..)| f == function) {
             *error = format!("run: the spec of {function}@{version} cannot be read: {why}; deploy it again");
         }
@@ -107,35 +182,58 @@ fn name_unreadable(plane: &ControlPlane, errors: &mut [(String, String)]) {
 }
 
 /// Loads the functions that the rules run, off the event path, and tells what cannot be loaded.
-fn warm(shared: &Shared, errors: Vec<(String, String)>) {
+fn warm(shared: &Shared, errors: Vec<(String, String)>, verdicts: Verdicts) {
     let task = shared.clone();
     shared.drain.spawn("function loading", async move {
         let rules = task.dispatcher.rules();
         let functions = task.dispatcher.functions();
-        for rule in rules.rules() {
-            let (Target::Run { function, .. }, Some(version)) = (&rule.rule.target, rule.version) else { continue };
-            let Some(version) = functions.version(function, version) else { continue };
+        let run = |rule: &Rule, version: Option<u32>| match (&rule.target, version) {
+            (Target::Run { function, .. }, Some(version)) => Some((function.clone(), version)),
+            _ => None,
+        };
+        let run: BTreeSet<(String, u32)> = rules.rules().filter_map(|rule| run(&rule.rule, rule.version)).collect();
+        for (function, version) in run {
+            let Some(version) = functions.version(&function, version) else { continue };
             if task.drain.token().stop_reading.is_cancelled() {
                 return;
             }
             if let Err(error) = functions.load(&version).await {
-                tracing::error!(rule = rule.rule.name, function, error, "the function of a rule cannot be loaded");
+                tracing::error!(function, error, "a function that rules run cannot be loaded");
             }
         }
         if task.dispatcher.rules().version == rules.version
-            && let Err(error) = task.store.set_rule_errors(&with_broken(&task, errors)).await
+            && let Err(error) = write(&task, &rules, errors, &verdicts).await
         {
             tracing::warn!(%error, "cannot write the errors of the rules");
         }
     });
 }
 
+/// Writes what is to be said of the rules and is not in their rows.
+async fn write(
+    shared: &Shared,
+    rules: &RuleSet,
+    errors: Vec<(String, String)>,
+    verdicts: &Verdicts,
+) -> Result<(), StoreError> {
+    let differing = verdicts.differing(rules, with_broken(shared, errors));
+    if !differing.verdicts.is_empty() {
+        shared.store.set_rule_verdicts(&differing.verdicts).await?;
+    }
+    verdicts.written(differing);
+    Ok(())
+}
+
 /// `errors`, and those of rules whose function is known not to load.
 fn with_broken(shared: &Shared, mut errors: Vec<(String, String)>) -> Vec<(String, String)> {
+    let mut known: HashMap<(String, u32), Option<String>> = HashMap::new();
     for rule in shared.dispatcher.rules().rules() {
         let (Target::Run { function, .. }, Some(version)) = (&rule.rule.target, rule.version) else { continue };
-        let known = shared.dispatcher.functions().version(function, version).and_then(|v| v.error());
-        if let Some(error) = known {
+        let error = known.entry((function.clone(), version)).or_insert_with(|| {
+            let version = shared.dispatcher.functions().version(function, version)?;
+            version.error()
+        });
+        if let Some(error) = error {
             errors.push((rule.rule.name.clone(), format!("run: {function}@{version}: {error}")));
         }
     }

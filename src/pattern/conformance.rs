@@ -1,14 +1,15 @@
 //! The recorded cases of another engine's test suite, replayed.
 //!
-//! Invariant: every case agrees, or is listed with its reason in `tests/data/conformance-differences.jsonl`, and every
+//! Invariant: every case agrees, for the evaluator and for the index, or is listed with its reason in `tests/data/conformance-differences.jsonl`, and every
 //! listed case does differ. The cases themselves are not part of the project: where they are absent, the test says so.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Json, Pattern};
+use super::{Index, Json, Pattern, Scratch};
 
 fn cases_path() -> PathBuf {
     let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/conformance/ruler.jsonl");
@@ -30,7 +31,12 @@ fn agrees(case: &Value) -> bool {
     match case.get("match").and_then(Value::as_bool) {
         None => Some(pattern.is_ok()) == case["valid"].as_bool(),
         Some(wanted) => match (pattern, Json::parse(field(case, "event").as_bytes())) {
-            (Ok(pattern), Ok(event)) => pattern.matches(&event) == wanted,
+            (Ok(pattern), Ok(parsed)) => {
+                let index = Index::new([(7, Arc::new(pattern.clone()))]);
+                let mut found = Vec::new();
+                let told = index.find_in_json(field(case, "event").as_bytes(), &mut Scratch::default(), &mut found);
+                told.is_ok() && found == if wanted { &[7][..] } else { &[] } && pattern.matches(&parsed) == wanted
+            }
             _ => false,
         },
     }

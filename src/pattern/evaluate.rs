@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use super::paths::{Element, FieldId};
-use super::value::Test;
+use super::value::{Scalar, Test};
 
 /// Visits allowed for each element of the event's arrays. One is enough for fields that must be present. Where all
 /// fields in an array may be absent, each is tried as the one that is not; where keys with dots stand beside nested
@@ -19,12 +19,24 @@ const VISITS_PER_ELEMENT: u64 = 256;
 const VISITS_BASE: u64 = 4_096;
 
 /// The values that a pattern allows for a field.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq, Hash)]
 pub struct Field {
     /// One of these matches,
     pub tests: Vec<Test>,
     /// or the field is absent, where that is allowed.
     pub absent: bool,
+}
+
+impl Field {
+    /// Whether the value is one that the pattern allows.
+    pub fn allows(&self, value: Scalar<'_>) -> bool {
+        self.tests.iter().any(|test| test.matches(value))
+    }
+
+    /// How many comparisons a value may need.
+    pub fn cost(&self) -> u64 {
+        self.tests.iter().map(Test::cost).sum::<u64>().max(1)
+    }
 }
 
 /// One alternative: fields that must match together.
@@ -72,8 +84,18 @@ pub fn matches(fields: &Fields, event: &Element<'_>) -> bool {
         .iter()
         .map(|(id, field)| Wanted { id: *id, field, mode: if field.absent { Mode::Either } else { Mode::Present } })
         .collect();
-    let visits = VISITS_BASE.saturating_add(event.count().saturating_mul(VISITS_PER_ELEMENT));
+    let visits = VISITS_BASE.saturating_add(count(fields, event).saturating_mul(VISITS_PER_ELEMENT));
     Search { visits }.element(event, &wanted)
+}
+
+/// How many elements of arrays, at any depth, hold any of the `fields`.
+fn count(fields: &Fields, element: &Element<'_>) -> u64 {
+    let holds = |below: &Element<'_>| {
+        let inside = |id| below.arrays.values().any(|array| array.fields.contains(id));
+        fields.keys().any(|id| below.values.contains_key(id) || inside(id))
+    };
+    let elements = element.arrays.values().flat_map(|array| &array.elements);
+    elements.map(|below| u64::from(holds(below)) + count(fields, below)).sum()
 }
 
 struct Search {
@@ -157,7 +179,7 @@ fn places(element: &Element<'_>, wanted: &Wanted<'_>) -> Vec<Place> {
         // Whether it is present or absent is decided in the one array that it may be in.
         ([array], Some(_)) => vec![Place::Array(*array, Mode::Either)],
         (arrays, absent) => {
-            let here = values.iter().any(|value| wanted.field.tests.iter().any(|test| test.matches(value)));
+            let here = values.iter().any(|value| wanted.field.allows(*value));
             let present = arrays.iter().map(|array| Place::Array(*array, Mode::Present));
             here.then_some(Place::Here).into_iter().chain(present).chain(absent).collect()
         }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::evaluate::{self, Field, Fields};
 use super::operator::{self, Value};
 use super::paths::{Element, FieldId, Paths, ROOT};
+use super::value::Scalar;
 use super::{Json, Pattern, PatternError};
 
 /// How many of a field's values are shown.
@@ -232,7 +233,7 @@ impl Walk<'_> {
             depth: at.depth,
             passed,
             expected: Some(list(items)),
-            got: values.iter().take(GOT_MAX).map(|value| shown(value)).collect(),
+            got: values.iter().take(GOT_MAX).map(|value| shown(*value)).collect(),
             got_more: values.len().saturating_sub(GOT_MAX),
         });
         Ok(Tally { passed: usize::from(passed), fields: 1 })
@@ -240,7 +241,7 @@ impl Walk<'_> {
 }
 
 /// The values of `field` in `element`, wherever in its arrays.
-fn collect<'e>(element: &Element<'e>, field: FieldId, values: &mut Vec<&'e Json>) {
+fn collect<'e>(element: &Element<'e>, field: FieldId, values: &mut Vec<Scalar<'e>>) {
     values.extend(element.values.get(&field).into_iter().flatten());
     for array in element.arrays.values() {
         array.elements.iter().for_each(|below| collect(below, field, values));
@@ -252,8 +253,14 @@ fn list(items: &[Json]) -> String {
     cut(&format!("[{}]", texts.join(", ")))
 }
 
-fn shown(value: &Json) -> String {
-    cut(&text(value))
+fn shown(value: Scalar<'_>) -> String {
+    let json = match value {
+        Scalar::Null => Json::Null,
+        Scalar::Bool(value) => Json::Bool(value),
+        Scalar::Number(number) => Json::Number(number.to_owned()),
+        Scalar::Text(text) => Json::string(text),
+    };
+    cut(&text(&json))
 }
 
 fn text(value: &Json) -> String {

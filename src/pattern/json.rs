@@ -7,6 +7,8 @@
 use json_event_parser::{JsonEvent, LowLevelJsonParser};
 use thiserror::Error;
 
+use super::value::Scalar;
+
 /// The deepest nesting that is parsed: serde_json's default, so that what is matched on can also be read by a function.
 pub const MAX_DEPTH: usize = 128;
 
@@ -144,6 +146,17 @@ impl Json {
         match self {
             Json::String(text) => Some(text),
             _ => None,
+        }
+    }
+
+    /// The value as a scalar; none for an object or an array.
+    pub(super) fn scalar(&self) -> Option<Scalar<'_>> {
+        match self {
+            Json::Null => Some(Scalar::Null),
+            Json::Bool(value) => Some(Scalar::Bool(*value)),
+            Json::Number(text) => Some(Scalar::Number(text)),
+            Json::String(text) => Some(Scalar::Text(text)),
+            Json::Array(_) | Json::Object(_) => None,
         }
     }
 

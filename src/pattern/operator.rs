@@ -83,7 +83,7 @@ fn exact(scalar: &Json) -> Result<Test, PatternError> {
     match scalar {
         Json::Null => Ok(Test::Null),
         Json::Bool(value) => Ok(Test::Bool(*value)),
-        Json::Number(text) => Ok(Test::Number(Decimal::parse(text))),
+        Json::Number(text) => Ok(Test::Number(Decimal::parse(text).into())),
         Json::String(text) => Ok(Test::Text(text.clone())),
         other => Err(wrong_kind("a string, a number, true, false or null", other)),
     }
@@ -170,7 +170,7 @@ fn numeric(operand: &Json) -> Result<Test, PatternError> {
             PatternError::new("an empty list of comparisons").suggest("write [\">\", 0] or [\">\", 0, \"<=\", 5]")
         );
     }
-    Ok(Test::Numeric(range))
+    Ok(Test::Numeric(range.into()))
 }
 
 /// A sign and a number, from a list in which they are at `index` and the one after.

@@ -4,9 +4,10 @@
 //! `{"a.b":…}` name one field, in patterns and in events, as EventBridge has it. What no pattern field names costs no
 //! memory. It compares no values.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Json;
+use super::value::Scalar;
 
 /// A field's number within one pattern.
 pub type FieldId = usize;
@@ -19,7 +20,14 @@ pub struct Paths {
 
 #[derive(Clone, Debug, Default)]
 struct Node {
-    children: HashMap<String, usize>,
+    /// By key, in its order: most patterns have few, and there may be many patterns.
+    children: Vec<(Box<str>, FieldId)>,
+}
+
+impl Node {
+    fn child(&self, key: &str) -> Result<FieldId, usize> {
+        self.children.binary_search_by(|(known, _)| (**known).cmp(key)).map(|at| self.children[at].1)
+    }
 }
 
 impl Default for Paths {
@@ -35,7 +43,7 @@ pub const ROOT: FieldId = 0;
 #[derive(Debug, Default)]
 pub struct Element<'a> {
     /// The scalars, by field; the scalars of an array count as values of whatever holds the array.
-    pub values: BTreeMap<FieldId, Vec<&'a Json>>,
+    pub values: BTreeMap<FieldId, Vec<Scalar<'a>>>,
     /// The arrays, by field; arrays of one path (from duplicate keys) are one array.
     pub arrays: BTreeMap<FieldId, Elements<'a>>,
 }
@@ -59,21 +67,20 @@ impl Paths {
     pub fn add(&mut self, parent: FieldId, key: &str) -> FieldId {
         let mut at = parent;
         for step in key.split('.') {
-            let known = self.nodes[at].children.get(step).copied();
-            at = known.unwrap_or_else(|| self.grow(at, step));
+            at = self.nodes[at].child(step).unwrap_or_else(|place| self.grow(at, step, place));
         }
         at
     }
 
-    fn grow(&mut self, parent: FieldId, step: &str) -> FieldId {
+    fn grow(&mut self, parent: FieldId, step: &str, place: usize) -> FieldId {
         let child = self.nodes.len();
         self.nodes.push(Node::default());
-        self.nodes[parent].children.insert(step.to_owned(), child);
+        self.nodes[parent].children.insert(place, (step.into(), child));
         child
     }
 
     fn find(&self, parent: FieldId, key: &str) -> Option<FieldId> {
-        key.split('.').try_fold(parent, |at, step| self.nodes[at].children.get(step).copied())
+        key.split('.').try_fold(parent, |at, step| self.nodes[at].child(step).ok())
     }
 
     /// The field `key` at the top, if the pattern names it.
@@ -82,16 +89,21 @@ impl Paths {
     }
 
     /// The keys of the field on the way from the root, joined with dots.
-    pub fn path(&self, field: FieldId) -> Option<String> {
-        if field == ROOT {
-            return Some(String::new());
+    pub fn name(&self, field: FieldId) -> Option<String> {
+        let mut names = vec![String::new(); self.nodes.len()];
+        for (parent, key, child) in self.steps() {
+            names[child] = if parent == ROOT { key.to_owned() } else { format!("{}.{key}", names[parent]) };
         }
-        let step = |(parent, node): (FieldId, &Node)| {
-            let (key, _) = node.children.iter().find(|(_, child)| **child == field)?;
-            Some((parent, key.clone()))
-        };
-        let (parent, key) = self.nodes.iter().enumerate().find_map(step)?;
-        if parent == ROOT { Some(key) } else { Some(format!("{}.{key}", self.path(parent)?)) }
+        names.into_iter().nth(field)
+    }
+
+    /// Every step from a field to one below it: the field, the key, the one below. A field's own comes before those
+    /// from it.
+    pub fn steps(&self) -> impl Iterator<Item = (FieldId, &str, FieldId)> {
+        self.nodes
+            .iter()
+            .enumerate()
+            .flat_map(|(parent, node)| node.children.iter().map(move |(key, child)| (parent, &**key, *child)))
     }
 
     /// How many fields and objects on the way to them there are.
@@ -121,7 +133,7 @@ impl Paths {
                     self.collect_item(at, item, element);
                 }
             }
-            scalar => element.values.entry(at).or_default().push(scalar),
+            scalar => element.values.entry(at).or_default().extend(scalar.scalar()),
         }
     }
 
@@ -131,20 +143,19 @@ impl Paths {
         }
         let mut below = Element::default();
         self.collect(at, item, &mut below);
-        if below.values.is_empty() && below.arrays.is_empty() {
-            return;
-        }
-        let array = element.arrays.entry(at).or_default();
-        array.fields.extend(below.values.keys());
-        array.fields.extend(below.arrays.values().flat_map(|deeper| &deeper.fields));
-        array.elements.push(below);
+        element.put(at, below);
     }
 }
 
-impl Element<'_> {
-    /// How many elements of arrays there are in all.
-    pub fn count(&self) -> u64 {
-        let elements = self.arrays.values().flat_map(|array| &array.elements);
-        elements.map(|element| 1 + element.count()).sum()
+impl<'a> Element<'a> {
+    /// Adds an element of the array at `array`, unless it holds nothing.
+    pub fn put(&mut self, array: FieldId, below: Element<'a>) {
+        if below.values.is_empty() && below.arrays.is_empty() {
+            return;
+        }
+        let array = self.arrays.entry(array).or_default();
+        array.fields.extend(below.values.keys());
+        array.fields.extend(below.arrays.values().flat_map(|deeper| &deeper.fields));
+        array.elements.push(below);
     }
 }

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 
 /// Any JSON, over few keys so that patterns meet events, with dots and duplicates.
-fn any_json() -> impl Strategy<Value = Json> {
+pub fn any_json() -> impl Strategy<Value = Json> {
     let leaf = prop_oneof![
         Just(Json::Null),
         any::<bool>().prop_map(Json::Bool),
@@ -26,7 +26,7 @@ fn any_json() -> impl Strategy<Value = Json> {
     })
 }
 
-fn written(json: &Json) -> String {
+pub fn written(json: &Json) -> String {
     let mut out = Vec::new();
     json.write(&mut out);
     String::from_utf8(out).expect("JSON is UTF-8")
@@ -53,7 +53,7 @@ fn any_value() -> impl Strategy<Value = String> {
 }
 
 /// A pattern, mostly well-formed.
-fn any_pattern() -> impl Strategy<Value = String> {
+pub fn any_pattern() -> impl Strategy<Value = String> {
     let leaf = prop::collection::vec(any_value(), 1..4).prop_map(|values| format!("[{}]", values.join(",")));
     let object = |inner: BoxedStrategy<String>| {
         prop::collection::vec(("[ab]|a\\.b", inner), 1..4).prop_map(|members| {
@@ -185,7 +185,7 @@ fn brute_force<'a>(
 }
 
 /// Small events, arrays at every turn.
-fn tangled_event() -> impl Strategy<Value = Json> {
+pub fn tangled_event() -> impl Strategy<Value = Json> {
     let leaf = (0_i64..3).prop_map(Json::integer);
     let event = leaf.prop_recursive(4, 24, 4, |inner| {
         let key = prop_oneof![4 => "[ab]", 1 => Just("a.b".to_owned())];
@@ -229,8 +229,7 @@ proptest! {
     fn an_accepted_pattern_matches_anything_without_panicking(pattern in any_pattern(), event in any_json()) {
         match Pattern::parse(&pattern) {
             Ok(pattern) => {
-                let (anchors, without) = Anchors::new([(7, &pattern)].into_iter(), "type");
-                prop_assert!(!pattern.matches(&event) || anchors.find(&event).contains(&7) || without == [7]);
+                let _ = pattern.matches(&event);
                 prop_assert!(pattern.cost() > 0 && pattern.cost() <= COST_MAX);
             }
             Err(error) => {

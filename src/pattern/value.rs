@@ -1,16 +1,29 @@
 //! One value of a pattern against one scalar of an event.
 //!
-//! Invariant: a test looks at a single scalar and at nothing around it; objects and arrays never match. Which scalars
+//! Invariant: a test looks at a single scalar and at nothing around it; objects and arrays are none. Which scalars
 //! belong together is decided in `evaluate`.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{Decimal, Json, Wildcard};
+use super::{Decimal, Wildcard};
+
+/// A scalar of an event: what is neither an object nor an array.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scalar<'a> {
+    /// `null`
+    Null,
+    /// `true` or `false`
+    Bool(bool),
+    /// A number, as the text that it was written as.
+    Number(&'a str),
+    /// A string, unescaped.
+    Text(&'a str),
+}
 
 /// What a scalar must be.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Test {
     /// `null`.
     Null,
@@ -19,7 +32,7 @@ pub enum Test {
     /// This string.
     Text(String),
     /// This number.
-    Number(Decimal),
+    Number(Box<Decimal>),
     /// A string that starts so.
     Prefix(String),
     /// A string that starts so once folded; the text is folded.
@@ -33,7 +46,7 @@ pub enum Test {
     /// A string as this wildcard says.
     Wildcard(Wildcard),
     /// A number in this range.
-    Numeric(Range),
+    Numeric(Box<Range>),
     /// A string that is an IP address in this network.
     Cidr(IpNet),
     /// Anything.
@@ -43,7 +56,7 @@ pub enum Test {
 }
 
 /// A range of numbers, open where a bound is missing.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Range {
     /// The bound from below.
     pub lower: Option<Bound>,
@@ -52,7 +65,7 @@ pub struct Range {
 }
 
 /// One end of a range.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Bound {
     /// The number at the end.
     pub at: Decimal,
@@ -70,15 +83,14 @@ impl Test {
     }
 
     /// Whether this scalar is as the test says.
-    pub fn matches(&self, value: &Json) -> bool {
+    pub fn matches(&self, value: Scalar<'_>) -> bool {
         match (self, value) {
-            (_, Json::Array(_) | Json::Object(_)) => false,
-            (Test::Exists, _) | (Test::Null, Json::Null) => true,
+            (Test::Exists, _) | (Test::Null, Scalar::Null) => true,
             (Test::AnythingBut(refused), _) => !refused.iter().any(|test| test.matches(value)),
-            (Test::Bool(wanted), Json::Bool(got)) => wanted == got,
-            (Test::Number(wanted), Json::Number(got)) => *wanted == Decimal::parse(got),
-            (Test::Numeric(range), Json::Number(got)) => range.contains(&Decimal::parse(got)),
-            (test, Json::String(got)) => test.matches_text(got),
+            (Test::Bool(wanted), Scalar::Bool(got)) => *wanted == got,
+            (Test::Number(wanted), Scalar::Number(got)) => **wanted == Decimal::parse(got),
+            (Test::Numeric(range), Scalar::Number(got)) => range.contains(&Decimal::parse(got)),
+            (test, Scalar::Text(got)) => test.matches_text(got),
             _ => false,
         }
     }
@@ -121,6 +133,12 @@ impl Range {
         self.lower.as_ref().is_none_or(above) && self.upper.as_ref().is_none_or(below)
     }
 
+    /// The one number that is in the range, if it is only one.
+    pub fn only(&self) -> Option<&Decimal> {
+        let (lower, upper) = (self.lower.as_ref()?, self.upper.as_ref()?);
+        (lower.at == upper.at).then_some(&lower.at)
+    }
+
     /// Whether no number can be in the range.
     pub fn is_empty(&self) -> bool {
         match (&self.lower, &self.upper) {
@@ -137,7 +155,8 @@ pub fn fold(text: &str) -> String {
     text.chars().map(fold_char).collect()
 }
 
-fn fold_char(character: char) -> char {
+/// Folds one character.
+pub fn fold_char(character: char) -> char {
     if character.is_ascii() {
         return character.to_ascii_lowercase();
     }

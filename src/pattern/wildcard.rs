@@ -4,8 +4,13 @@
 //! once found is never searched for again, because the leftmost place leaves the most to the parts after it. No regular
 //! expressions, no `?`.
 
+use memchr::memmem;
+
+/// Parts of at most so many bytes are searched for without preparing.
+const SHORT: usize = 8;
+
 /// A parsed wildcard: the literal parts around its stars, one more than there are stars.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Wildcard {
     parts: Vec<String>,
 }
@@ -45,6 +50,11 @@ impl Wildcard {
         Ok(Wildcard { parts })
     }
 
+    /// The parts around its stars.
+    pub fn parts(&self) -> &[String] {
+        &self.parts
+    }
+
     /// How many stars it has.
     pub fn stars(&self) -> usize {
         self.parts.len() - 1
@@ -64,12 +74,29 @@ impl Wildcard {
 }
 
 fn found_in_order(parts: &[String], text: &str) -> bool {
-    let mut rest = text;
+    let mut rest = text.as_bytes();
     for part in parts {
-        match rest.find(part.as_str()) {
+        match find(rest, part.as_bytes()) {
             Some(at) => rest = &rest[at + part.len()..],
             None => return false,
         }
     }
     true
+}
+
+/// The first place of `part` in `text`. A short part is compared where its first byte is; to search for a longer one,
+/// preparing pays.
+fn find(text: &[u8], part: &[u8]) -> Option<usize> {
+    let [first, rest @ ..] = part else { return Some(0) };
+    if part.len() > SHORT {
+        return memmem::find(text, part);
+    }
+    let mut at = 0;
+    loop {
+        at += text.get(at..)?.iter().position(|byte| byte == first)?;
+        if text[at + 1..].starts_with(rest) {
+            return Some(at);
+        }
+        at += 1;
+    }
 }

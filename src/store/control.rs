@@ -3,13 +3,14 @@
 //! Invariant: all of a `ControlPlane` comes from one snapshot of the database. A row that cannot be read is given with
 //! its error and does not hide the others.
 
+use std::collections::HashSet;
+
 use sqlx::types::time::OffsetDateTime;
 
 use crate::function::{FunctionSpec, hex};
-use crate::retry::RetryPolicy;
-use crate::rules::{OnFailure, Rate, Rule, Target};
+use crate::rules::Rule;
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, rule_rows};
 
 /// A version of a function, without its component.
 #[derive(Clone, Debug)]
@@ -54,6 +55,8 @@ pub struct RuleRow {
     pub rule: Rule,
     /// Why the nodes leave it out.
     pub error: Option<String>,
+    /// How many comparisons an event may need, as a node said.
+    pub cost: Option<i64>,
     /// When it was made.
     pub created_at: OffsetDateTime,
 }
@@ -67,8 +70,10 @@ pub struct ControlPlane {
     pub functions: Vec<FunctionVersion>,
     /// By name.
     pub triggers: Vec<TriggerRow>,
-    /// By name.
+    /// By name: all of them, or those that changed.
     pub rules: Vec<RuleRow>,
+    /// The snapshot that all of it was read in, for [`Store::control_plane_since`].
+    pub snapshot: String,
     /// Function versions that could not be read, with the reason.
     pub unreadable: Vec<(String, u32, String)>,
 }
@@ -87,19 +92,43 @@ impl Store {
     /// # Errors
     /// Those of the database.
     pub async fn control_plane(&self) -> Result<ControlPlane, StoreError> {
+        let mut tx = self.snapshot().await?;
+        let mut plane = all_but_rules(&mut tx).await?;
+        plane.rules = rule_rows::all(&mut tx).await?;
+        tx.commit().await?;
+        Ok(plane)
+    }
+
+    /// Reads the control plane, but of the rules only those that changed since `before` was read, and the names of those
+    /// that are gone. `known` says which rules there were, `count` how many.
+    ///
+    /// It must be the same server: another one counts its transactions differently.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn control_plane_since(
+        &self,
+        before: &str,
+        known: &(impl Fn(&str) -> bool + Sync),
+        count: usize,
+    ) -> Result<(ControlPlane, NotGone), StoreError> {
+        let mut tx = self.snapshot().await?;
+        let mut plane = all_but_rules(&mut tx).await?;
+        plane.rules = rule_rows::since(&mut tx, before).await?;
+        let new = plane.rules.iter().filter(|row| !known(&row.rule.name)).count();
+        let there = if rule_rows::count(&mut tx).await? == count + new {
+            NotGone::All
+        } else {
+            NotGone::Only(rule_rows::names(&mut tx).await?)
+        };
+        tx.commit().await?;
+        Ok((plane, there))
+    }
+
+    async fn snapshot(&self) -> Result<Tx, StoreError> {
         let mut tx = self.pool.begin().await?;
         sqlx::query!("set transaction isolation level repeatable read, read only").execute(&mut *tx).await?;
-        let version = sqlx::query_scalar!("select version from oncue.ruleset").fetch_one(&mut *tx).await?;
-        let (functions, unreadable) = functions(&mut tx).await?;
-        let triggers = sqlx::query_as!(
-            TriggerRow,
-            "select name, bus, kind, spec, state, error, identity from oncue.triggers order by name"
-        )
-        .fetch_all(&mut *tx)
-        .await?;
-        let rules = rules(&mut tx).await?;
-        tx.commit().await?;
-        Ok(ControlPlane { version, functions, triggers, rules, unreadable })
+        Ok(tx)
     }
 
     /// The component of a digest.
@@ -111,26 +140,6 @@ impl Store {
             .fetch_optional(&self.pool)
             .await?
             .ok_or_else(|| StoreError::Missing { kind: "component", name: hex(digest) })
-    }
-
-    /// Writes what the nodes found wrong with rules: each named rule gets its error, every other one none.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn set_rule_errors(&self, errors: &[(String, String)]) -> Result<(), StoreError> {
-        let names: Vec<String> = errors.iter().map(|(n, _)| n.clone()).collect();
-        let texts: Vec<String> = errors.iter().map(|(_, e)| super::clean_error(e)).collect();
-        sqlx::query!(
-            "update oncue.rules r set error = e.error
-             from (select r2.name, u.error from oncue.rules r2
-                   left join unnest($1::text[], $2::text[]) as u(name, error) on u.name = r2.name) e
-             where e.name = r.name and r.error is distinct from e.error",
-            &names,
-            &texts
-        )
-        .execute(&self.pool)
-        .await?;
-        Ok(())
     }
 
     /// Writes what a node found wrong with a trigger, or that nothing is.
@@ -182,7 +191,37 @@ impl Store {
     }
 }
 
-type Tx = sqlx::Transaction<'static, sqlx::Postgres>;
+/// Which of the rules that were known are still there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotGone {
+    /// All of them.
+    All,
+    /// Only those among these.
+    Only(HashSet<String>),
+}
+
+pub(super) type Tx = sqlx::Transaction<'static, sqlx::Postgres>;
+
+async fn all_but_rules(tx: &mut Tx) -> Result<ControlPlane, StoreError> {
+    let row = sqlx::query!(r#"select version, pg_current_snapshot()::text as "snapshot!" from oncue.ruleset"#)
+        .fetch_one(&mut **tx)
+        .await?;
+    let (functions, unreadable) = functions(tx).await?;
+    let triggers = sqlx::query_as!(
+        TriggerRow,
+        "select name, bus, kind, spec, state, error, identity from oncue.triggers order by name"
+    )
+    .fetch_all(&mut **tx)
+    .await?;
+    Ok(ControlPlane {
+        version: row.version,
+        functions,
+        triggers,
+        rules: Vec::new(),
+        snapshot: row.snapshot,
+        unreadable,
+    })
+}
 
 async fn functions(tx: &mut Tx) -> Result<(Vec<FunctionVersion>, Vec<(String, u32, String)>), StoreError> {
     let rows = sqlx::query!(
@@ -208,46 +247,4 @@ async fn functions(tx: &mut Tx) -> Result<(Vec<FunctionVersion>, Vec<(String, u3
         }
     }
     Ok((readable, unreadable))
-}
-
-async fn rules(tx: &mut Tx) -> Result<Vec<RuleRow>, StoreError> {
-    let rows = sqlx::query!(
-        r#"select name, trigger, pattern::text as pattern, run, run_version, publish, input, ordering_key, on_failure,
-                  retry_max_attempts, retry_base_ms, retry_cap_ms, retry_max_age_ms, rate_per_second, rate_key,
-                  enabled, error, created_at
-           from oncue.rules order by name"#
-    )
-    .fetch_all(&mut **tx)
-    .await?;
-    let millis = |ms: i64| std::time::Duration::from_millis(ms.unsigned_abs());
-    let rows = rows.into_iter().filter_map(|row| {
-        let target = match (row.run, row.publish) {
-            (Some(function), _) => Target::Run { function, version: row.run_version.map(i32::unsigned_abs) },
-            (None, Some(target)) => {
-                let (bus, subject) = target.split_once('/')?;
-                Target::Publish { bus: bus.to_owned(), subject: subject.to_owned() }
-            }
-            // The constraint rules_run_or_publish does not let such a row in.
-            (None, None) => return None,
-        };
-        let rule = Rule {
-            name: row.name,
-            trigger: row.trigger,
-            pattern: row.pattern,
-            target,
-            input: row.input,
-            ordering_key: row.ordering_key,
-            on_failure: if row.on_failure == "skip" { OnFailure::Skip } else { OnFailure::ParkKey },
-            retry: RetryPolicy {
-                max_attempts: row.retry_max_attempts.unsigned_abs(),
-                base: millis(row.retry_base_ms),
-                cap: millis(row.retry_cap_ms),
-                max_age: millis(row.retry_max_age_ms),
-            },
-            rate: row.rate_per_second.map(|n| Rate { per_second: n.unsigned_abs(), key: row.rate_key }),
-            enabled: row.enabled,
-        };
-        Some(RuleRow { rule, error: row.error, created_at: row.created_at })
-    });
-    Ok(rows.collect())
 }

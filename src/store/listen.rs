@@ -1,6 +1,7 @@
 //! Changes of the control plane as they happen: LISTEN, with a word when something may have been missed.
 //!
-//! Invariant: after the connection was lost the next answer is `Changed`, so that the caller reloads everything.
+//! Invariant: after the connection was lost the next answer is [`Told::Reconnected`] or an error, so that the caller
+//! reloads everything.
 
 use sqlx::postgres::PgListener;
 
@@ -10,6 +11,15 @@ use super::{Store, StoreError};
 #[derive(Debug)]
 pub struct Changes {
     listener: PgListener,
+}
+
+/// What the next word was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// Something changed.
+    Change,
+    /// The connection was lost and made again: something may have been missed, and it may be another server.
+    Reconnected,
 }
 
 impl Store {
@@ -30,10 +40,9 @@ impl Changes {
     ///
     /// # Errors
     /// When the connection is lost and cannot be made again: listen anew then.
-    pub async fn changed(&mut self) -> Result<(), StoreError> {
-        // None says that the connection was lost and made again: something may have been missed.
-        let _ = self.listener.try_recv().await?;
+    pub async fn changed(&mut self) -> Result<Told, StoreError> {
+        let told = if self.listener.try_recv().await?.is_some() { Told::Change } else { Told::Reconnected };
         while self.listener.next_buffered().is_some() {}
-        Ok(())
+        Ok(told)
     }
 }

@@ -79,7 +79,7 @@ pub(super) async fn write_rule(tx: &mut Tx, rule: &Rule) -> Result<(), StoreErro
              on_failure = excluded.on_failure, retry_max_attempts = excluded.retry_max_attempts,
              retry_base_ms = excluded.retry_base_ms, retry_cap_ms = excluded.retry_cap_ms,
              retry_max_age_ms = excluded.retry_max_age_ms, rate_per_second = excluded.rate_per_second,
-             rate_key = excluded.rate_key, enabled = excluded.enabled, error = null",
+             rate_key = excluded.rate_key, enabled = excluded.enabled, error = null, cost = null",
         rule.name,
         rule.trigger,
         rule.pattern,

@@ -30,7 +30,7 @@ fn rules(tables: &ControlPlane, findings: &mut Findings) {
         findings.bad(format!("rule {name}"), format!("nodes leave it out: {error}"), fix);
     }
     let disabled = tables.rules.iter().filter(|r| !r.rule.enabled).count();
-    match set.rules().len() {
+    match set.len() {
         0 => findings.warn("rules", "there is none that can match", "`oncue apply` writes those of the manifest"),
         active => findings.ok("rules", format!("{active} match, {disabled} are disabled")),
     }

@@ -34,6 +34,7 @@ struct Shown<'a> {
     target: String,
     enabled: bool,
     error: Option<&'a str>,
+    cost: Option<i64>,
     definition: Form,
 }
 
@@ -45,6 +46,7 @@ impl<'a> Shown<'a> {
             target: target_text(&row.rule.target),
             enabled: row.rule.enabled,
             error: row.error.as_deref(),
+            cost: row.cost,
             definition: rule_form(&row.rule),
         }
     }
@@ -61,12 +63,13 @@ pub async fn list(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
     let of_trigger = |r: &&RuleRow| args.trigger.is_none() || r.rule.trigger == args.trigger;
     let rows = tables.rules.iter().filter(of_trigger).filter(|r| !args.broken || r.error.is_some()).filter(is_idle);
     let rows: Vec<Shown<'_>> = args.limit.first(rows.map(Shown::of));
-    context.output.list(&["name", "trigger", "target", "enabled", "error"], &rows, |row| {
+    context.output.list(&["name", "trigger", "target", "enabled", "cost", "error"], &rows, |row| {
         vec![
             row.name.to_owned(),
             row.trigger.unwrap_or("any").to_owned(),
             row.target.clone(),
             if row.enabled { "yes" } else { "no" }.to_owned(),
+            row.cost.map_or_else(|| "-".to_owned(), |cost| cost.to_string()),
             output::dash(row.error),
         ]
     })?;
@@ -96,6 +99,7 @@ fn text(shown: &Shown<'_>, row: &RuleRow) -> String {
         ("target", shown.target.clone()),
         ("enabled", if shown.enabled { "yes" } else { "no" }.to_owned()),
         ("error", shown.error.unwrap_or_default().to_owned()),
+        ("cost", shown.cost.map_or_else(String::new, |cost| format!("{cost} comparisons an event"))),
         ("ordering key", of("ordering_key")),
         ("on failure", of("on_failure")),
         ("retry", of("retry")),

@@ -18,6 +18,7 @@
 mod data;
 mod names;
 mod subject;
+mod tell;
 #[cfg(test)]
 mod tests;
 
@@ -241,7 +242,7 @@ impl Table {
         self.check(change.before().map(|old| old.tuple))?;
         self.check(change.after())?;
         Ok(Event {
-            id: format!("{}-{}-{ordinal}", origin.system, transaction.commit_lsn),
+            id: event_id(origin, transaction, ordinal),
             source: origin.source.clone(),
             ty: self.event_type(change.op()).to_owned(),
             subject: self.subject(change),
@@ -272,6 +273,10 @@ impl Table {
         };
         self.columns.iter().zip(old.tuple.values()).map(told)
     }
+}
+
+fn event_id(origin: &Origin, transaction: &Transaction, ordinal: u32) -> String {
+    format!("{}-{}-{ordinal}", origin.system, transaction.commit_lsn)
 }
 
 /// See [`Table::new`].

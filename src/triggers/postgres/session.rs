@@ -12,6 +12,7 @@ use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
 use crate::lsn::Lsn;
+use crate::pattern::Fill;
 use crate::telemetry;
 use crate::triggers::Failure;
 
@@ -343,7 +344,13 @@ impl Session<'_> {
         let relayed = self.relay.is_some();
         let op: Op = change.op();
         let listened = relayed || known.is_listened(op, |ty| dispatcher.listens(trigger, ty));
-        if !listened {
+        let table = &known.table;
+        // A change that does not fit its table is rejected below.
+        let wanted = || {
+            let tell = |fill: &mut Fill<'_, '_>| table.tell(&change, &open.facts, place.1, &self.origin, fill);
+            relayed || !table.fits(&change) || dispatcher.wants(trigger, tell)
+        };
+        if !(listened && wanted()) {
             if !self.held.line.pass(place) {
                 return Ok(());
             }

@@ -27,7 +27,7 @@ fn rule(name: &str, pattern: &str) -> RuleRow {
         rate: None,
         enabled: true,
     };
-    RuleRow { rule, error: None, created_at: OffsetDateTime::UNIX_EPOCH }
+    RuleRow { rule, error: None, cost: None, created_at: OffsetDateTime::UNIX_EPOCH }
 }
 
 fn control() -> ControlPlane {
@@ -52,6 +52,7 @@ fn control() -> ControlPlane {
             identity: None,
         }],
         rules: vec![rule("first", r#"{"type":["user.signup"]}"#), rule("second", r#"{"type":["user.signup"]}"#)],
+        snapshot: String::new(),
         unreadable: Vec::new(),
     }
 }

@@ -8,6 +8,7 @@ use super::*;
 use crate::event::codec;
 use crate::pgtype::TypeRow;
 use crate::triggers::postgres::pgoutput::{Message, OldKind, RelationColumn, Row, decode};
+use crate::{pattern, rules};
 
 /// A column: its name, its type's number, whether it belongs to the replica identity.
 type Declared = (&'static str, u32, bool);
@@ -78,7 +79,46 @@ fn transaction() -> Transaction {
 fn event(table: &Table, change: &Change<'_>) -> Event {
     let event = table.event(change, &transaction(), 3, &origin()).expect("the row fits");
     codec::check(&event).expect("every event keeps the rules");
+    assert!(table.fits(change));
+    tells_what_it_says(table, change, &event);
     event
+}
+
+/// The scalars of a document, each as a pattern for it and one for anything else at its place.
+fn patterns(json: &pattern::Json, path: &str, patterns: &mut Vec<String>) {
+    match json {
+        pattern::Json::Object(members) => {
+            for (key, value) in members {
+                self::patterns(value, &if path.is_empty() { key.clone() } else { format!("{path}.{key}") }, patterns);
+            }
+        }
+        pattern::Json::Array(items) => items.iter().for_each(|item| self::patterns(item, path, patterns)),
+        scalar => {
+            let (mut key, mut text) = (Vec::new(), Vec::new());
+            pattern::Json::string(path).write(&mut key);
+            scalar.write(&mut text);
+            let [key, text] = [key, text].map(|text| String::from_utf8(text).expect("JSON is UTF-8"));
+            patterns.push(format!("{{{key}:[{text}]}}"));
+            patterns.push(format!("{{{key}:[{{\"anything-but\":[{text}]}}]}}"));
+        }
+    }
+}
+
+/// That the fields of the change are those of its event.
+fn tells_what_it_says(table: &Table, change: &Change<'_>, event: &Event) {
+    let document = rules::document(event);
+    let mut texts =
+        vec![r#"{"data.undecoded":[{"exists":true}]}"#.to_owned(), r#"{"data.cascade":[false]}"#.to_owned()];
+    patterns(&document, "", &mut texts);
+    let parsed = texts.iter().filter_map(|text| pattern::Pattern::parse(text).ok()).map(Arc::new);
+    let index = pattern::Index::new((0..).zip(parsed));
+    let (mut json, mut told, mut scratch) = (Vec::new(), Vec::new(), pattern::Scratch::default());
+    let mut said = Vec::new();
+    document.write(&mut json);
+    index.find_in_json(&json, &mut scratch, &mut said).expect("a document is JSON");
+    index.find(|fill| table.tell(change, &transaction(), 3, &origin(), fill), &mut scratch, &mut told);
+    assert!(!said.is_empty());
+    assert_eq!(told, said, "{texts:?}");
 }
 
 fn data(table: &Table, change: &Change<'_>) -> Json {
@@ -374,7 +414,7 @@ proptest! {
         for change in [Change::Insert(new), updates[0], updates[1], Change::Delete(old)] {
             let event = event(&table, &change);
             prop_assert!(serde_json::from_slice::<&serde_json::value::RawValue>(&event.data).is_ok());
-            prop_assert!(crate::pattern::Json::parse(&event.data).is_ok());
+            prop_assert!(pattern::Json::parse(&event.data).is_ok());
             let again = Table::new(&relation, &types, &[]).event(&change, &transaction(), 3, &origin());
             prop_assert_eq!(Ok(event), again, "decoded again it is the same");
         }
