@@ -148,14 +148,15 @@ async fn subject(args: &Args, store: &Store) -> anyhow::Result<Subject> {
     }
     let delivery = uuid::Uuid::parse_str(&args.event).is_ok();
     for kept in store.kept_events(&args.event).await? {
-        let Ok(event) = sample::decode(&kept.event) else { continue };
+        let trigger = kept.trigger.clone();
+        let Ok(event) = kept.read() else { continue };
         if event.id == args.event || delivery {
-            return Ok(Subject { document: rules::document(&event), id: Some(event.id), trigger: Some(kept.trigger) });
+            return Ok(Subject { document: rules::document(&event), id: Some(event.id), trigger: Some(trigger) });
         }
     }
     bail!(
         "there is no file \"{0}\", and no event with that id whose content is kept: of an event that was done only the \
-         ledger is (`oncue event show {0}`); give the event as a file",
+         ledger is (`oncue event show {0}`), unless its trigger says `record`; give the event as a file",
         args.event
     )
 }

@@ -3,12 +3,15 @@
 //! Invariant: all of a `ControlPlane` comes from one snapshot of the database. A row that cannot be read is given with
 //! its error and does not hide the others.
 
+use std::time::Duration;
+
 use sqlx::types::time::OffsetDateTime;
 
 use crate::function::{FunctionSpec, hex};
 use crate::retry::RetryPolicy;
 use crate::rules::{OnFailure, Rate, Rule, Target};
 
+use super::recorded::{Recording, What};
 use super::{Store, StoreError};
 
 /// A version of a function, without its component.
@@ -45,6 +48,21 @@ pub struct TriggerRow {
     pub error: Option<String>,
     /// Which source it was bound to.
     pub identity: Option<String>,
+    /// `none`, `matched` or `all`: which of its events are recorded.
+    pub record: String,
+    /// For how long.
+    pub record_for_ms: i64,
+}
+
+impl TriggerRow {
+    /// What it records.
+    #[must_use]
+    pub fn recording(&self) -> Recording {
+        Recording {
+            what: What::named(&self.record).unwrap_or_default(),
+            keep: Duration::from_millis(self.record_for_ms.unsigned_abs()),
+        }
+    }
 }
 
 /// A rule's row with what the nodes say of it.
@@ -93,7 +111,7 @@ impl Store {
         let (functions, unreadable) = functions(&mut tx).await?;
         let triggers = sqlx::query_as!(
             TriggerRow,
-            "select name, bus, kind, spec, state, error, identity from oncue.triggers order by name"
+            "select name, bus, kind, spec, state, error, identity, record, record_for_ms from oncue.triggers order by name"
         )
         .fetch_all(&mut *tx)
         .await?;
@@ -219,7 +237,7 @@ async fn rules(tx: &mut Tx) -> Result<Vec<RuleRow>, StoreError> {
     )
     .fetch_all(&mut **tx)
     .await?;
-    let millis = |ms: i64| std::time::Duration::from_millis(ms.unsigned_abs());
+    let millis = |ms: i64| Duration::from_millis(ms.unsigned_abs());
     let rows = rows.into_iter().filter_map(|row| {
         let target = match (row.run, row.publish) {
             (Some(function), _) => Target::Run { function, version: row.run_version.map(i32::unsigned_abs) },

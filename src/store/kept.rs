@@ -1,8 +1,13 @@
-//! Reads events whose content is still there: what waits, what died, and one of each kind that no rule matched.
+//! Reads events whose content is still there: what waits, what died, what is recorded, and one of each kind that no rule
+//! matched.
 //!
-//! Invariant: nothing here writes. The ledger keeps no contents, so that an event that was done is not found here.
+//! Invariant: nothing here writes. The ledger keeps no contents, so that an event that was done is found here only if its
+//! trigger records it.
 
 use uuid::Uuid;
+
+use crate::event::Event;
+use crate::event::codec::{self, DecodeError, Limits};
 
 use super::{Store, StoreError};
 
@@ -14,13 +19,28 @@ const COPIES_MAX: i64 = 100;
 pub struct KeptEvent {
     /// Where it came in.
     pub trigger: String,
-    /// In structured mode.
-    pub event: Vec<u8>,
+    /// In structured mode; without the data of one that was recorded.
+    event: Vec<u8>,
+    /// The data of one that was recorded.
+    data: Option<Vec<u8>>,
+}
+
+impl KeptEvent {
+    /// The event.
+    ///
+    /// # Errors
+    /// Those of the codec.
+    pub fn read(self) -> Result<Event, DecodeError> {
+        match self.data {
+            Some(data) => codec::from_parts(&self.event, data),
+            None => codec::from_structured(&self.event, &Limits::STORED),
+        }
+    }
 }
 
 impl Store {
-    /// The event `id`, or the one of the delivery `id`, from what is parked, dead or kept as a sample; those whose
-    /// bytes contain the id, for the caller to read.
+    /// The event `id`, or the one of the delivery `id`, from what is recorded, parked, dead or kept as a sample; those
+    /// whose bytes contain the id, for the caller to read.
     ///
     /// # Errors
     /// Those of the database.
@@ -28,14 +48,17 @@ impl Store {
         let delivery = Uuid::parse_str(id).ok();
         Ok(sqlx::query_as!(
             KeptEvent,
-            r#"select trigger as "trigger!", event as "event!" from (
-                   select trigger, event from oncue.parked
+            r#"select trigger as "trigger!", event as "event!", data from (
+                   select trigger, attributes as event, data from oncue.recorded
+                   where event_id = $1 or event_id in (select event_id from oncue.ledger where delivery_id = $2)
+                   union all
+                   select trigger, event, null from oncue.parked
                    where delivery_id = $2
                       or delivery_id in (select delivery_id from oncue.ledger where event_id = $1)
                    union all
-                   select trigger, raw from oncue.dead_letters where kind = 'failed' and (event_id = $1 or id = $2)
+                   select trigger, raw, null from oncue.dead_letters where kind = 'failed' and (event_id = $1 or id = $2)
                    union all
-                   select trigger, sample from oncue.unmatched
+                   select trigger, sample, null from oncue.unmatched
                    where position(convert_to($1, 'UTF8') in sample) > 0
                ) found limit $3"#,
             id,

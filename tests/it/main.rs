@@ -42,4 +42,5 @@ mod main_path;
 mod migrations;
 mod ordering;
 mod outages;
+mod record;
 mod tidy;
