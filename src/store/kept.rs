@@ -4,6 +4,7 @@
 //! Invariant: nothing here writes. The ledger keeps no contents, so that an event that was done is found here only if its
 //! trigger records it.
 
+use sqlx::types::time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::event::Event;
@@ -23,6 +24,17 @@ pub struct KeptEvent {
     event: Vec<u8>,
     /// The data of one that was recorded.
     data: Option<Vec<u8>>,
+}
+
+/// A delivery that waits or died, with its event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptDelivery {
+    /// The delivery.
+    pub delivery_id: Uuid,
+    /// The key of the message at its source.
+    pub transport_key: Vec<u8>,
+    /// The event.
+    pub kept: KeptEvent,
 }
 
 impl KeptEvent {
@@ -67,5 +79,40 @@ impl Store {
         )
         .fetch_all(&self.pool)
         .await?)
+    }
+
+    /// At most `limit` events of `trigger` from `since` on that wait or died, one for each delivery of them. Those of a rule
+    /// with a template are not what came, and are left out.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn kept_since(
+        &self,
+        trigger: &str,
+        since: OffsetDateTime,
+        limit: i64,
+    ) -> Result<Vec<KeptDelivery>, StoreError> {
+        let rows = sqlx::query!(
+            r#"select delivery_id as "delivery_id!", transport_key as "transport_key!", event as "event!" from (
+                   select delivery_id, rule, transport_key, event from oncue.parked where trigger = $1
+                   union all
+                   select id, rule, transport_key, raw from oncue.dead_letters where kind = 'failed' and trigger = $1
+               ) kept
+               where delivery_id >= oncue.delivery_floor($2)
+                 and exists (select from oncue.rules r where r.name = kept.rule and r.input is null)
+               order by delivery_id limit $3"#,
+            trigger,
+            since,
+            limit
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let delivery = |trigger: &str, event| KeptEvent { trigger: trigger.to_owned(), event, data: None };
+        let rows = rows.into_iter().map(|row| KeptDelivery {
+            delivery_id: row.delivery_id,
+            transport_key: row.transport_key,
+            kept: delivery(trigger, row.event),
+        });
+        Ok(rows.collect())
     }
 }

@@ -118,6 +118,16 @@ impl Store {
             .await?)
     }
 
+    /// Those of `ids` that are in the record of `trigger`.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn recorded_of(&self, trigger: &str, ids: &[Uuid]) -> Result<Vec<Uuid>, StoreError> {
+        Ok(sqlx::query_scalar!("select id from oncue.recorded where trigger = $1 and id = any($2)", trigger, ids)
+            .fetch_all(&self.pool)
+            .await?)
+    }
+
     /// Deletes what is older than its trigger keeps it: whole partitions, and the rest in batches.
     pub(super) async fn forget_recorded(&self) -> Result<(Vec<String>, u64), StoreError> {
         let longest = i64::try_from(RECORD_FOR.as_millis()).unwrap_or(i64::MAX);

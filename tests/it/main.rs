@@ -7,6 +7,7 @@ mod rule_checks;
 mod support;
 
 mod auth;
+mod backtest;
 mod bad_input;
 mod bounds;
 mod churn;
@@ -44,3 +45,4 @@ mod ordering;
 mod outages;
 mod record;
 mod tidy;
+mod unmatched;
