@@ -20,6 +20,8 @@ const COPIES_MAX: i64 = 100;
 pub struct KeptEvent {
     /// Where it came in.
     pub trigger: String,
+    /// Not later than this.
+    pub came: OffsetDateTime,
     /// In structured mode; without the data of one that was recorded.
     event: Vec<u8>,
     /// The data of one that was recorded.
@@ -60,17 +62,17 @@ impl Store {
         let delivery = Uuid::parse_str(id).ok();
         Ok(sqlx::query_as!(
             KeptEvent,
-            r#"select trigger as "trigger!", event as "event!", data from (
-                   select trigger, attributes as event, data from oncue.recorded
+            r#"select trigger as "trigger!", came as "came!", event as "event!", data from (
+                   select trigger, recorded_at as came, attributes as event, data from oncue.recorded
                    where event_id = $1 or event_id in (select event_id from oncue.ledger where delivery_id = $2)
                    union all
-                   select trigger, event, null from oncue.parked
+                   select trigger, first_at, event, null from oncue.parked
                    where delivery_id = $2
                       or delivery_id in (select delivery_id from oncue.ledger where event_id = $1)
                    union all
-                   select trigger, raw, null from oncue.dead_letters where kind = 'failed' and (event_id = $1 or id = $2)
+                   select trigger, dead_at, raw, null from oncue.dead_letters where kind = 'failed' and (event_id = $1 or id = $2)
                    union all
-                   select trigger, sample, null from oncue.unmatched
+                   select trigger, last_at, sample, null from oncue.unmatched
                    where position(convert_to($1, 'UTF8') in sample) > 0
                ) found limit $3"#,
             id,
@@ -93,10 +95,10 @@ impl Store {
         limit: i64,
     ) -> Result<Vec<KeptDelivery>, StoreError> {
         let rows = sqlx::query!(
-            r#"select delivery_id as "delivery_id!", transport_key as "transport_key!", event as "event!" from (
-                   select delivery_id, rule, transport_key, event from oncue.parked where trigger = $1
+            r#"select delivery_id as "delivery_id!", transport_key as "transport_key!", came as "came!", event as "event!" from (
+                   select delivery_id, rule, transport_key, first_at as came, event from oncue.parked where trigger = $1
                    union all
-                   select id, rule, transport_key, raw from oncue.dead_letters where kind = 'failed' and trigger = $1
+                   select id, rule, transport_key, dead_at, raw from oncue.dead_letters where kind = 'failed' and trigger = $1
                ) kept
                where delivery_id >= oncue.delivery_floor($2)
                  and exists (select from oncue.rules r where r.name = kept.rule and r.input is null)
@@ -107,11 +109,10 @@ impl Store {
         )
         .fetch_all(&self.pool)
         .await?;
-        let delivery = |trigger: &str, event| KeptEvent { trigger: trigger.to_owned(), event, data: None };
         let rows = rows.into_iter().map(|row| KeptDelivery {
             delivery_id: row.delivery_id,
             transport_key: row.transport_key,
-            kept: delivery(trigger, row.event),
+            kept: KeptEvent { trigger: trigger.to_owned(), came: row.came, event: row.event, data: None },
         });
         Ok(rows.collect())
     }

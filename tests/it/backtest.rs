@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use oncue::bus::kafka::KafkaBus;
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use serde_json::{Value, json};
@@ -231,7 +232,7 @@ fn produce(kafka: &Kafka, topic: &str, records: &[(i32, i64, &str, &[u8])]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_is_read_from_a_time_on_and_nobody_joins_a_group() {
+async fn a_topic_is_read_from_a_time_on_and_no_group_commits() {
     let (world, kafka) = (World::start().await, Kafka::start(&[("orders", 3), ("empty", 1)]));
     let bus = format!("[bus.kafka]\nkind = \"kafka\"\nurl = \"{}\"\n", kafka.cluster.bootstrap_servers());
     let (manifest, _) = manifest(&world, "shop", &bus);
@@ -266,6 +267,29 @@ async fn a_topic_is_read_from_a_time_on_and_nobody_joins_a_group() {
     let both = ["--pattern", any, "--from", "kafka/orders", "--from", "main/USERS", "--from", "kafka/empty"];
     let tried = report(&manifest, &both).await;
     assert_eq!((&tried["events"], &tried["hits"]), (&json!(6), &json!(4)), "{tried}");
+
+    // The topics of a trigger, named or by an expression.
+    world
+        .sql(
+            r#"insert into oncue.triggers (name, bus, kind, spec) values
+               ('orders', 'kafka', 'kafka', '{"topics":["orders"]}'),
+               ('several', 'kafka', 'kafka', '{"topics":["^(ord|emp).*"]}')"#,
+        )
+        .await;
+    let tried = report(&manifest, &["--pattern", pattern]).await;
+    let of = |n: usize| (tried["sources"][n]["from"].clone(), tried["sources"][n]["events"].clone());
+    assert_eq!((of(0), of(1)), ((json!("the topic orders"), json!(5)), (json!("the topics empty, orders"), json!(5))));
+    assert_eq!(tried["hits"], 6, "{tried}");
+    let sample = &tried["samples"][0];
+    let id = sample["id"].as_str().expect("a text");
+    assert!(id.contains("/orders/") && !id.starts_with('/'), "as the trigger names it: {id}");
+
+    let bus = KafkaBus::new("kafka", &kafka.bus()).expect("a bus");
+    let topic = bus.topic("orders").await.expect("it answers").expect("it is there");
+    for group in ["oncue-backtest", "oncue-orders", "oncue-several"] {
+        let progress = bus.progress(group, &topic, None).await.expect("it answers");
+        assert!(progress.iter().all(|partition| partition.committed.is_none()), "{group} committed: {progress:?}");
+    }
 
     let said = backtest(&manifest, 1, &["--pattern", pattern, "--from", "kafka/nowhere"]).await.err;
     assert!(said.contains("bus \"kafka\" has no topic \"nowhere\""), "{said}");
@@ -308,7 +332,7 @@ async fn a_rule_that_would_match_what_it_causes_is_told() {
         let warnings: Vec<&str> = warnings.as_array().expect("a list").iter().filter_map(Value::as_str).collect();
         match warned {
             Some(words) => {
-                assert!(warnings.len() == 1 && warnings[0].contains(words), "{pattern} {target}: {warnings:?}")
+                assert!(warnings.len() == 1 && warnings[0].contains(words), "{pattern} {target}: {warnings:?}");
             }
             None => assert!(warnings.is_empty(), "{pattern} {target}: {warnings:?}"),
         }

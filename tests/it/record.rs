@@ -194,15 +194,14 @@ async fn what_is_recorded_is_kept_as_long_as_its_trigger_says_and_no_longer() {
     let rows = [(1, 1), (120, 120), (120, 1), (5 * 1_440, 5 * 1_440), (10 * 1_440, 10 * 1_440), (10 * 1_440, 1)];
     for trigger in ["short", "long", "gone"] {
         for (n, (source, recorded)) in rows.iter().enumerate() {
-            let ago = |minutes: &i32| format!("now() - interval '{minutes} minutes'");
+            // Ids must differ.
+            let source = format!("now() - interval '{source} minutes {n} seconds'");
             world
                 .sql(&format!(
                     "insert into oncue.recorded (trigger, id, event_id, event_type, matched, transport_key, attributes,
                          data, recorded_at)
-                     values ('{trigger}', oncue.delivery_floor({}), 'e{n}-{recorded}', 't', true, '', '', '', {})",
-                    // Ids must differ.
-                    format!("{} - interval '{n} seconds'", ago(source)),
-                    ago(recorded)
+                     values ('{trigger}', oncue.delivery_floor({source}), 'e{n}-{recorded}', 't', true, '', '',
+                         '', now() - interval '{recorded} minutes')"
                 ))
                 .await;
         }

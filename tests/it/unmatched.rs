@@ -52,6 +52,13 @@ async fn what_no_rule_matched_is_listed_and_followed_with_a_sample() {
     assert!(said.out.contains(id), "what `explain` takes is shown: {said:?}");
     let said = run(&manifest, &["explain", id, "greet"]).await;
     assert!(said.code == 0 && said.out.contains("got \"user.left\""), "{said:?}");
+    // A rule that would have matched it, made too late.
+    world
+        .sql(r#"insert into oncue.rules (name, pattern, run) values ('late', '{"type":["user.left"]}', 'steered')"#)
+        .await;
+    let said = run(&manifest, &["explain", id, "late"]).await;
+    assert!(said.out.contains("the rule was made at") && said.out.contains("after the event had come"), "{said:?}");
+    world.sql("delete from oncue.rules where name = 'late'").await;
     let said = run(&manifest, &["event", "list", "--unmatched"]).await;
     assert!(said.code == 0 && !said.out.contains(['\u{1b}', '\u{7f}', '\u{9b}']), "{said:?}");
     let said = run(&manifest, &["event", "list", "--unmatched", "--rule", "greet"]).await;

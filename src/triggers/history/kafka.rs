@@ -32,9 +32,11 @@ pub(super) async fn open(
         let missing = || HistoryError::NoTopic { bus: bus.name().to_owned(), topic: name.clone() };
         topics.push(found.ok_or_else(missing)?);
     }
+    // As the trigger has it in the ids of its events.
+    let cluster = bus.cluster_id().await?.unwrap_or_default();
     let since = wanted.since;
     let millis = i64::try_from(since.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
-    let reading = bus.read_since(topics, group, millis, move |record| read(record, &wanted)).await?;
+    let reading = bus.read_since(topics, group, millis, move |record| read(record, &cluster, &wanted)).await?;
     let gap = |Cut { topic, partition, low }: &Cut| {
         format!("{topic}/{partition} begins at the offset {low}: what came before is gone")
     };
@@ -53,17 +55,21 @@ impl TopicHistory {
     }
 }
 
-fn read(record: &RecordAt<'_>, wanted: &Wanted) -> Message {
-    let at = record.millis.and_then(|ms| OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000).ok());
+fn read(record: &RecordAt<'_>, cluster: &str, wanted: &Wanted) -> Message {
+    let time = record.millis.and_then(|ms| OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000).ok());
     // A record without a time came before there were any: it is as old as can be wanted.
-    let at = at.unwrap_or(wanted.since);
-    Message { at, event: event(record, at, wanted) }
+    Message { at: time.unwrap_or(wanted.since), event: event(record, cluster, time, wanted) }
 }
 
-fn event(record: &RecordAt<'_>, at: OffsetDateTime, wanted: &Wanted) -> Result<Event, DecodeError> {
+fn event(
+    record: &RecordAt<'_>,
+    cluster: &str,
+    time: Option<OffsetDateTime>,
+    wanted: &Wanted,
+) -> Result<Event, DecodeError> {
     let source = format!("oncue/trigger/{}", wanted.trigger);
-    let id = format!("{}/{}/{}", record.topic, record.partition, record.offset);
-    let defaults = Defaults { ty: record.topic, source: &source, id: &id, subject: None, time: Some(at) };
+    let id = format!("{cluster}/{}/{}/{}", record.topic, record.partition, record.offset);
+    let defaults = Defaults { ty: record.topic, source: &source, id: &id, subject: None, time };
     let headers = record.headers()?;
     let record = Record { key: record.key(), value: record.value(), headers: &headers };
     decode(&record, &defaults, &wanted.limits)

@@ -113,6 +113,7 @@ fn covers(row: &TriggerRow, topic: &str) -> bool {
     let any = |patterns: &[String]| patterns.iter().any(|pattern| subject_matches(pattern, topic));
     match TriggerSpec::parse(&row.kind, &row.spec) {
         Ok(TriggerSpec::JetStream(spec)) => spec.subjects.is_empty() || any(&spec.subjects),
+        Ok(TriggerSpec::Kafka(spec)) => spec.reads(topic),
         Ok(TriggerSpec::Nats(spec)) => subject_matches(&spec.subject, topic),
         Ok(TriggerSpec::Postgres(spec)) => spec.relay.is_none() && any(&spec.messages),
         // It does not run either.

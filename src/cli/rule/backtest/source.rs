@@ -15,7 +15,7 @@ use crate::store::Store;
 use crate::store::control::{ControlPlane, TriggerRow};
 use crate::store::recorded::What;
 use crate::triggers::history::{History, Wanted};
-use crate::triggers::spec::TriggerSpec;
+use crate::triggers::spec::{KafkaSpec, TriggerSpec};
 
 use super::subject::Subject;
 use super::{Args, SourceKind};
@@ -95,7 +95,7 @@ pub(super) async fn open(
             _ => SourceKind::Recorded,
         });
         match (from, on_bus) {
-            (SourceKind::Recorded, _) => readers.push(of_record(row, store, since).await?),
+            (SourceKind::Recorded, on_bus) => readers.push(of_record(row, on_bus.is_some(), store, since).await?),
             (SourceKind::Bus, Some(place)) => readers.push(Box::pin(of_bus(row, place, context, since)).await?),
             (SourceKind::Bus, None) => without.push(row.name.as_str()),
         }
@@ -118,12 +118,14 @@ pub(super) async fn open(
 /// What a bus keeps of a trigger's events.
 enum Place {
     Stream { name: String, subjects: Vec<String> },
+    Topics(KafkaSpec),
 }
 
 /// None of a trigger whose bus keeps nothing.
 fn place(row: &TriggerRow) -> Option<Place> {
     match TriggerSpec::parse(&row.kind, &row.spec).ok()? {
         TriggerSpec::JetStream(spec) => Some(Place::Stream { name: spec.stream, subjects: spec.subjects }),
+        TriggerSpec::Kafka(spec) => Some(Place::Topics(spec)),
         TriggerSpec::Nats(_) | TriggerSpec::Postgres(_) => None,
     }
 }
@@ -136,6 +138,22 @@ async fn of_bus(row: &TriggerRow, place: Place, context: &Context, since: Offset
             let connection = nats::connect(&row.bus, config).await?;
             let history = History::of_stream((&row.bus, &connection), (&name, &subjects), wanted).await?;
             Ok(Reader::of_bus(&row.name, format!("the stream {name}"), history))
+        }
+        Place::Topics(spec) => {
+            let bus = KafkaBus::new(&row.bus, config)?;
+            let mut names: Vec<String> = spec.names().map(str::to_owned).collect();
+            if names.len() < spec.topics.len() {
+                // Some are expressions.
+                let found = bus.topics().await?.into_iter().map(|topic| topic.name);
+                let new: Vec<String> = found.filter(|name| spec.reads(name) && !names.contains(name)).collect();
+                names.extend(new);
+            }
+            let from = match names.as_slice() {
+                [one] => format!("the topic {one}"),
+                names => format!("the topics {}", names.join(", ")),
+            };
+            let history = History::of_topics(&bus, &names, &spec.group(&row.name), wanted).await?;
+            Ok(Reader::of_bus(&row.name, from, history))
         }
     }
 }
@@ -189,7 +207,7 @@ fn bus<'a>(name: &str, context: &'a Context) -> anyhow::Result<&'a BusConfig> {
     })
 }
 
-async fn of_record(row: &TriggerRow, store: &Store, since: OffsetDateTime) -> anyhow::Result<Reader> {
+async fn of_record(row: &TriggerRow, on_bus: bool, store: &Store, since: OffsetDateTime) -> anyhow::Result<Reader> {
     let begins = store.record_begins(&row.name).await?.map(|id| DeliveryId(id).time());
     let reader = RecordReader::open(store, &row.name, since).await?;
     let mut gaps = Vec::new();
@@ -200,7 +218,8 @@ async fn of_record(row: &TriggerRow, store: &Store, since: OffsetDateTime) -> an
         (_, None) => gaps.push(format!("nothing of {} is recorded yet", row.name)),
         (_, Some(begins)) if begins > since => {
             let begins = begins.format(&Rfc3339).unwrap_or_default();
-            gaps.push(format!("the record of {} begins at {begins}: what came before is not in it", row.name));
+            let more = if on_bus { "; --source bus reads what the bus has" } else { "" };
+            gaps.push(format!("the record of {} begins at {begins}: what came before is not in it{more}", row.name));
         }
         _ => {}
     }

@@ -181,8 +181,9 @@ impl<'a> Tally<'a> {
         let Some((first, last)) = self.span else { return 0.0 };
         let begin = if begins_late { first.max(self.since) } else { self.since };
         let end = if *ended == Ended::Whole { self.until } else { last.min(self.until) };
-        // Of less than a minute nothing is known of a day.
-        let seconds = (end - begin).as_seconds_f64().max(60.0);
+        // Of a few seconds nothing is known of a day: what was seen counts as of an hour, or of the period.
+        let least = (self.until - self.since).as_seconds_f64().min(3_600.0);
+        let seconds = (end - begin).as_seconds_f64().max(least);
         self.hits as f64 * 86_400.0 / seconds
     }
 }

@@ -70,7 +70,7 @@ fn overlap(report: &Report) -> String {
 fn compared(report: &Report) -> Option<String> {
     let compared = report.compared?;
     Some(format!(
-        "against the rule of that name as it is: {} events match both, {} are new, {} are lost",
+        "against the rule of that name as it is: both match {} events, only the new one {}, only the old one {}",
         compared.same, compared.more, compared.fewer
     ))
 }
