@@ -31,8 +31,8 @@ create table oncue.recorded (
     -- By trigger, because each has its own retention.
     primary key (trigger, id)
 ) partition by range (id);
--- By hash: an id may be longer than a page of a B-tree takes.
-create index recorded_by_event on oncue.recorded using hash (event_id);
+-- By its beginning: a whole id may be longer than a B-tree takes, and many events may have the same one.
+create index recorded_by_event on oncue.recorded (left(event_id, 128));
 create table oncue.recorded_default partition of oncue.recorded default;
 
 -- Creates the partitions of `day` where they are missing; false when a default partition holds rows of that day.

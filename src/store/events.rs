@@ -244,7 +244,7 @@ impl Store {
             LedgerRow,
             "select delivery_id, attempt, event_id, event_type, event_source, trigger, rule, function, version, outcome,
                     settlement, error, started_at, micros, fuel, peak_memory, outputs, cause, node, settled_at
-             from oncue.ledger where event_id = $1 order by delivery_id, attempt limit $2",
+             from oncue.ledger where left(event_id, 128) = left($1, 128) and event_id = $1 order by delivery_id, attempt limit $2",
             id,
             limit
         )

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::event::Event;
 use crate::event::codec::{self, DecodeError, Limits};
 
+use super::recorded::PAGE_BYTES;
 use super::{Store, StoreError};
 
 /// Most copies of an event that are read: every delivery of it that waits has one.
@@ -62,13 +63,17 @@ impl Store {
         let delivery = Uuid::parse_str(id).ok();
         Ok(sqlx::query_as!(
             KeptEvent,
-            r#"select trigger as "trigger!", came as "came!", event as "event!", data from (
-                   select trigger, recorded_at as came, attributes as event, data from oncue.recorded
-                   where event_id = $1 or event_id in (select event_id from oncue.ledger where delivery_id = $2)
+            r#"with wanted as (
+                   select $1::text as id union select event_id from oncue.ledger where delivery_id = $2
+               )
+               select trigger as "trigger!", came as "came!", event as "event!", data from (
+                   select trigger, recorded_at as came, attributes as event, data from oncue.recorded r
+                   join wanted w on left(r.event_id, 128) = left(w.id, 128) and r.event_id = w.id
                    union all
                    select trigger, first_at, event, null from oncue.parked
                    where delivery_id = $2
-                      or delivery_id in (select delivery_id from oncue.ledger where event_id = $1)
+                      or delivery_id in (select delivery_id from oncue.ledger
+                                         where left(event_id, 128) = left($1, 128) and event_id = $1)
                    union all
                    select trigger, dead_at, raw, null from oncue.dead_letters where kind = 'failed' and (event_id = $1 or id = $2)
                    union all
@@ -83,8 +88,9 @@ impl Store {
         .await?)
     }
 
-    /// At most `limit` events of `trigger` from `since` on that wait or died, one for each delivery of them. Those of a rule
-    /// with a template are not what came, and are left out.
+    /// A page of the events of `trigger` from `since` on that wait or died, one for each delivery of them, behind the
+    /// delivery `after`: at most `limit`, and no more than fit beside the first. Those of a rule with a template are not what
+    /// came, and are left out.
     ///
     /// # Errors
     /// Those of the database.
@@ -92,20 +98,28 @@ impl Store {
         &self,
         trigger: &str,
         since: OffsetDateTime,
+        after: Option<Uuid>,
         limit: i64,
     ) -> Result<Vec<KeptDelivery>, StoreError> {
         let rows = sqlx::query!(
-            r#"select delivery_id as "delivery_id!", transport_key as "transport_key!", came as "came!", event as "event!" from (
+            r#"with kept as (
                    select delivery_id, rule, transport_key, first_at as came, event from oncue.parked where trigger = $1
                    union all
                    select id, rule, transport_key, dead_at, raw from oncue.dead_letters where kind = 'failed' and trigger = $1
-               ) kept
-               where delivery_id >= oncue.delivery_floor($2)
-                 and exists (select from oncue.rules r where r.name = kept.rule and r.input is null)
-               order by delivery_id limit $3"#,
+               ), first as (
+                   select * from kept
+                   where delivery_id >= oncue.delivery_floor($2) and ($3::uuid is null or delivery_id > $3)
+                     and exists (select from oncue.rules r where r.name = kept.rule and r.input is null)
+                   order by delivery_id limit $4
+               )
+               select delivery_id as "delivery_id!", transport_key as "transport_key!", came as "came!", event as "event!"
+               from (select *, sum(octet_length(event)) over (order by delivery_id) as bytes from first) page
+               where bytes - octet_length(event) < $5 order by delivery_id"#,
             trigger,
             since,
-            limit
+            after,
+            limit,
+            PAGE_BYTES
         )
         .fetch_all(&self.pool)
         .await?;

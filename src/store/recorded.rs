@@ -14,6 +14,9 @@ use super::{Store, StoreError};
 /// How long events are kept where nothing is said.
 pub const RECORD_FOR: Duration = Duration::from_secs(7 * 24 * 3_600);
 
+/// Bytes of the data of one page; the first event of a page may be larger.
+pub(super) const PAGE_BYTES: i64 = 8 << 20;
+
 /// Rows that are deleted at a time.
 const DELETED_AT_ONCE: i64 = 10_000;
 
@@ -82,8 +85,8 @@ pub struct RecordedRow {
 }
 
 impl Store {
-    /// At most `limit` recorded events of `trigger` that its source gave a time from `since` on, behind the one with the
-    /// id `after`, in the order of those times.
+    /// A page of the recorded events of `trigger` that its source gave a time from `since` on, behind the one with the id
+    /// `after`, in the order of those times: at most `limit`, and no more than fit `PAGE_BYTES` beside the first.
     ///
     /// # Errors
     /// Those of the database.
@@ -96,13 +99,17 @@ impl Store {
     ) -> Result<Vec<RecordedRow>, StoreError> {
         Ok(sqlx::query_as!(
             RecordedRow,
-            "select id, matched, attributes, data from oncue.recorded
-             where trigger = $1 and id >= oncue.delivery_floor($2) and ($3::uuid is null or id > $3)
-             order by id limit $4",
+            "select id, matched, attributes, data from (
+                 select id, matched, attributes, data, sum(octet_length(data)) over (order by id) as bytes from (
+                     select id, matched, attributes, data from oncue.recorded
+                     where trigger = $1 and id >= oncue.delivery_floor($2) and ($3::uuid is null or id > $3)
+                     order by id limit $4) first
+             ) page where bytes - octet_length(data) < $5 order by id",
             trigger,
             since,
             after,
-            limit
+            limit,
+            PAGE_BYTES
         )
         .fetch_all(&self.pool)
         .await?)

@@ -106,6 +106,27 @@ async fn an_event_of_any_shape_is_recorded_byte_for_byte() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_event_with_the_longest_id_is_settled_recorded_and_found() {
+    let world = world("all").await;
+    let node = Node::start(&world, "one").await;
+    // Nothing that an index could make shorter.
+    let id: String = (0..256_u32)
+        .map(|n| format!("{:032x}", u128::from(n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)))
+        .collect();
+    assert_eq!(id.len(), 8_192);
+    let headers = [("ce-specversion", "1.0"), ("ce-source", "s"), ("ce-type", "user.signup"), ("ce-id", id.as_str())];
+    world.publish("user.x", &headers, br#"{"do":"o0"}"#).await;
+    acknowledged(&world).await;
+    assert_eq!((world.ledger("settlement = 'done'").await, recorded(&world).await.len()), (2, 1));
+    assert_eq!(world.number("select count(*) from oncue.dead_letters").await, 0);
+    let rows = world.store().ledger_of_event(&id, 10).await.expect("the ledger is read");
+    assert_eq!(rows.len(), 2);
+    let said = run(&manifest(&world, "shop", "").0, &["explain", &id, "greet"]).await;
+    assert!(said.code == 0 && said.out.contains("greet matches") && said.out.contains("ok, done"), "{said:?}");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_comes_again_is_recorded_once_and_one_that_fails_as_well() {
     let world = world("all").await;
     let node = Node::start(&world, "one").await;

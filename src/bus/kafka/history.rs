@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::mpsc;
 
@@ -18,6 +19,11 @@ use super::{ANSWER_TIMEOUT, Callbacks, ClusterError, KafkaBus, TopicFacts, error
 const QUEUE: usize = 256;
 /// How often it is looked whether anybody still takes them.
 const POLL: Duration = Duration::from_millis(100);
+/// How long nothing may come of a partition whose end was told before it is at its end: what is left are marks of
+/// transactions. Some brokers tell the end between two answers.
+const GRACE: Duration = Duration::from_secs(1);
+/// What is said of brokers that send nothing.
+const SILENT: RDKafkaErrorCode = RDKafkaErrorCode::OperationTimedOut;
 /// How long brokers may send nothing while there is more.
 const SILENCE: Duration = Duration::from_secs(10);
 
@@ -90,7 +96,10 @@ pub struct Cut {
 #[derive(Debug)]
 struct Part {
     topic: String,
+    /// By partition: the first offset, and the one behind the last.
     ranges: BTreeMap<i32, (i64, i64)>,
+    /// Partitions whose end was told, and when.
+    told: BTreeMap<i32, Instant>,
 }
 
 impl KafkaBus {
@@ -184,7 +193,7 @@ impl Consumer {
                     ranges.insert(element.partition(), (from, high));
                 }
             }
-            parts.push(Part { topic: topic.name.clone(), ranges });
+            parts.push(Part { topic: topic.name.clone(), ranges, told: BTreeMap::new() });
         }
         Ok((parts, cut))
     }
@@ -197,14 +206,13 @@ impl Consumer {
         let mut assigned = TopicPartitionList::with_capacity(1);
         assigned.add_partition_offset(topic, partition, Offset::Offset(high - 1))?;
         self.client.assign(&assigned)?;
-        let begin = Instant::now();
-        while begin.elapsed() < ANSWER_TIMEOUT {
+        let (begin, mut at_end) = (Instant::now(), None::<Instant>);
+        while begin.elapsed() < ANSWER_TIMEOUT && at_end.is_none_or(|told| told.elapsed() < GRACE) {
             match self.client.poll(POLL) {
                 Some(Ok(record)) if record.topic() == topic && record.partition() == partition => {
                     return Ok(record.timestamp().to_millis());
                 }
-                // The last one is no record but the mark of a transaction.
-                Some(Err(KafkaError::PartitionEOF(ended))) if ended == partition => return Ok(None),
+                Some(Err(KafkaError::PartitionEOF(ended))) if ended == partition => at_end = Some(Instant::now()),
                 Some(Err(error)) if !error::is_silence(&error) && !matches!(error, KafkaError::PartitionEOF(_)) => {
                     return Err(error);
                 }
@@ -220,58 +228,56 @@ impl Consumer {
         records: &mpsc::Sender<Result<T, ClusterError>>,
         read: &impl Fn(&RecordAt<'_>) -> T,
     ) -> KafkaResult<()> {
-        for Part { topic, mut ranges } in parts {
-            let mut assigned = TopicPartitionList::with_capacity(ranges.len());
-            for (partition, (from, _)) in &ranges {
-                assigned.add_partition_offset(&topic, *partition, Offset::Offset(*from))?;
+        for mut part in parts {
+            let mut assigned = TopicPartitionList::with_capacity(part.ranges.len());
+            for (partition, (from, _)) in &part.ranges {
+                assigned.add_partition_offset(&part.topic, *partition, Offset::Offset(*from))?;
             }
             self.client.assign(&assigned)?;
             let mut heard = Instant::now();
-            while !ranges.is_empty() {
-                if records.is_closed() {
-                    return Ok(());
-                }
-                let record = match self.client.poll(POLL) {
-                    Some(Ok(record)) => record,
-                    Some(Err(KafkaError::PartitionEOF(partition))) => {
-                        ranges.remove(&partition);
+            while !part.ranges.is_empty() && !records.is_closed() {
+                match self.client.poll(POLL) {
+                    Some(Ok(record)) => {
                         heard = Instant::now();
-                        continue;
+                        if let Some(at) = part.take(&record)
+                            && records.blocking_send(Ok(read(&at))).is_err()
+                        {
+                            return Ok(());
+                        }
+                    }
+                    Some(Err(KafkaError::PartitionEOF(partition))) => {
+                        heard = Instant::now();
+                        part.told.insert(partition, heard);
                     }
                     // What passes, passes; what does not is silence.
                     Some(Err(error)) if !error::is_silence(&error) => return Err(error),
-                    Some(Err(_)) | None if heard.elapsed() < SILENCE => continue,
-                    Some(Err(error)) => return Err(error),
-                    None => {
-                        return Err(KafkaError::MessageConsumption(
-                            rdkafka::types::RDKafkaErrorCode::OperationTimedOut,
-                        ));
-                    }
-                };
-                heard = Instant::now();
-                let (partition, offset) = (record.partition(), record.offset());
-                // What comes late of an assignment before is not of this one.
-                let Some((from, end)) = ranges.get(&partition).copied().filter(|_| record.topic() == topic) else {
-                    continue;
-                };
-                if offset + 1 >= end {
-                    ranges.remove(&partition);
-                }
-                if !(from..end).contains(&offset) {
-                    continue;
-                }
-                let at = RecordAt {
-                    topic: &topic,
-                    partition,
-                    offset,
-                    millis: record.timestamp().to_millis().filter(|millis| *millis >= 0),
-                    record: &record,
-                };
-                if records.blocking_send(Ok(read(&at))).is_err() {
-                    return Ok(());
+                    _ if heard.elapsed() >= SILENCE => return Err(KafkaError::MessageConsumption(SILENT)),
+                    _ => part.give_up(),
                 }
             }
         }
         Ok(())
+    }
+}
+
+impl Part {
+    /// A record, if it is one that is wanted.
+    fn take<'a>(&'a mut self, record: &'a BorrowedMessage<'a>) -> Option<RecordAt<'a>> {
+        let (partition, offset) = (record.partition(), record.offset());
+        // What comes late of an assignment before is not of this one.
+        let (from, end) = self.ranges.get(&partition).copied().filter(|_| record.topic() == self.topic)?;
+        self.told.remove(&partition);
+        if offset + 1 >= end {
+            self.ranges.remove(&partition);
+        }
+        let millis = record.timestamp().to_millis().filter(|millis| *millis >= 0);
+        let at = RecordAt { topic: &self.topic, partition, offset, millis, record };
+        (from..end).contains(&offset).then_some(at)
+    }
+
+    /// Leaves the partitions whose end was told and of which nothing has come since. Only to be asked while nothing waits.
+    fn give_up(&mut self) {
+        let told = &self.told;
+        self.ranges.retain(|partition, _| told.get(partition).is_none_or(|told| told.elapsed() < GRACE));
     }
 }

@@ -145,7 +145,8 @@ impl Report {
 
 impl Source {
     fn of(reader: Reader) -> Self {
-        let Reader { trigger, from, events, gaps, failed, .. } = reader;
+        let from = reader.from();
+        let Reader { trigger, events, gaps, failed, .. } = reader;
         Self { trigger, from, events, gaps, failed }
     }
 }

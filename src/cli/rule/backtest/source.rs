@@ -37,8 +37,8 @@ pub(super) struct Taken {
 pub(super) struct Reader {
     /// The trigger whose events it has.
     pub(super) trigger: String,
-    /// In words.
-    pub(super) from: String,
+    /// What is read.
+    from: String,
     /// About how many events there are; 0 where that is not known.
     pub(super) expected: u64,
     /// What it lacks, in words.
@@ -64,6 +64,16 @@ impl Reader {
                 let message = history.next().await?;
                 Ok(message.map(|m| Taken { at: m.at, event: m.event.map_err(|error| error.to_string()) }))
             }
+        }
+    }
+
+    /// What was read, in words.
+    pub(super) fn from(&self) -> String {
+        match &self.kind {
+            Kind::Record(record) if record.beside() > 0 => {
+                format!("{}, with {} parked and dead ones", self.from, record.beside())
+            }
+            _ => self.from.clone(),
         }
     }
 
@@ -209,7 +219,7 @@ fn bus<'a>(name: &str, context: &'a Context) -> anyhow::Result<&'a BusConfig> {
 
 async fn of_record(row: &TriggerRow, on_bus: bool, store: &Store, since: OffsetDateTime) -> anyhow::Result<Reader> {
     let begins = store.record_begins(&row.name).await?.map(|id| DeliveryId(id).time());
-    let reader = RecordReader::open(store, &row.name, since).await?;
+    let reader = RecordReader::new(store, &row.name, since);
     let mut gaps = Vec::new();
     let what = row.recording().what;
     let advice = "set `record = \"all\"` on it for what is to come";
@@ -230,10 +240,6 @@ async fn of_record(row: &TriggerRow, on_bus: bool, store: &Store, since: OffsetD
         What::None if begins.is_some() => gaps.push(format!("{} records nothing any more: {advice}", row.name)),
         What::None | What::All => {}
     }
-    let from = match reader.kept() {
-        0 => "the record".to_owned(),
-        kept => format!("the record, with {kept} parked and dead ones"),
-    };
     let (trigger, kind) = (row.name.clone(), Kind::Record(Box::new(reader)));
-    Ok(Reader { trigger, from, expected: 0, gaps, events: 0, failed: None, kind })
+    Ok(Reader { trigger, from: "the record".to_owned(), expected: 0, gaps, events: 0, failed: None, kind })
 }
