@@ -1,13 +1,15 @@
 //! JetStream, end to end: a node beside a hand-written consumer with the same durable effect, in one run.
 //!
-//! `cargo bench --bench jetstream -- [MESSAGES] [ROUNDS] [only-welcome]` starts a private Postgres (fsync on) and a private
+//! `cargo bench --bench jetstream -- [MESSAGES] [ROUNDS] [only-welcome | recording]` starts a private Postgres (fsync on) and a private
 //! nats-server, and prints messages per second of
 //!   floor         a consumer that pulls, inserts one row for each message in groups, and acks
 //!   floor+output  the same, which also publishes one message for each and waits until it is stored
 //!   oncue route   a rule without code: match, publish, settle
 //!   oncue welcome the welcome function, which emits one event: match, run, publish, settle
 //!   oncue crowd   the same with 9,999 other rules on the same type, none of which matches
-//! and the ratio of each to its floor; then the latency publish → function start → settled at a low rate.
+//! and the ratio of each to its floor; then the latency publish → function start → settled at a low rate. With the word
+//! `recording` it prints instead what `record` costs: the welcome function without and with it, and events that no rule
+//! matches without and with it, and the bytes that one recorded event takes on disk.
 //! It times whole runs on the machine it runs on: quote ratios from one run.
 
 use std::path::Path;
@@ -45,6 +47,10 @@ async fn main() -> Result<()> {
     if std::env::args().any(|word| word == "only-welcome") {
         // For a profiler.
         say(&format!("oncue welcome {:.0}/s", bench.oncue("welcome", messages).await?));
+        return bench.stop().await;
+    }
+    if std::env::args().any(|word| word == "recording") {
+        bench.recording(messages, rounds).await?;
         return bench.stop().await;
     }
     say(&format!("{messages} messages of {} bytes, {rounds} rounds, medians", BODY.len()));
@@ -239,17 +245,21 @@ impl Bench {
         Ok(())
     }
 
-    async fn node(&self, rule: &str, stream: &str) -> Result<RunningNode> {
+    async fn node(&self, rule: &str, stream: &str, record: &str) -> Result<RunningNode> {
         let mut sql = PgConnection::connect(self.postgres.url()).await?;
         let spec = serde_json::json!({"stream": stream, "start": "all"});
-        sqlx::query("insert into oncue.triggers (name, bus, kind, spec) values ('bench', 'events', 'jetstream', $1)")
-            .bind(spec)
-            .execute(&mut sql)
-            .await?;
-        let (target, value) = if rule == "route" { ("publish", "events/mail.routed") } else { ("run", "welcome") };
+        let insert = "insert into oncue.triggers (name, bus, kind, spec, record)
+                      values ('bench', 'events', 'jetstream', $1, $2)";
+        sqlx::query(insert).bind(spec).bind(record).execute(&mut sql).await?;
+        let (target, value) = match rule {
+            "welcome" | "crowd" => ("run", "welcome"),
+            _ => ("publish", "events/mail.routed"),
+        };
+        // Events that no rule matches are read, too, to the field that fails.
+        let plan = if rule == "nothing" { "none" } else { "free" };
         let insert = format!(
             "insert into oncue.rules (name, trigger, pattern, {target})
-             values ('bench', 'bench', '{{\"type\":[\"user.signup\"],\"data\":{{\"plan\":[\"free\"]}}}}', $1)"
+             values ('bench', 'bench', '{{\"type\":[\"user.signup\"],\"data\":{{\"plan\":[\"{plan}\"]}}}}', $1)"
         );
         sqlx::query(sqlx::AssertSqlSafe(insert)).bind(value).execute(&mut sql).await?;
         if rule == "crowd" {
@@ -271,9 +281,11 @@ impl Bench {
         node.drain.stop_reading();
         node.task.await??;
         let mut sql = PgConnection::connect(self.postgres.url()).await?;
-        for statement in
-            ["delete from oncue.rules", "delete from oncue.triggers", "truncate oncue.ledger, oncue.usage, oncue.logs"]
-        {
+        for statement in [
+            "delete from oncue.rules",
+            "delete from oncue.triggers",
+            "truncate oncue.ledger, oncue.usage, oncue.logs, oncue.recorded, oncue.unmatched",
+        ] {
             sqlx::query(statement).execute(&mut sql).await?;
         }
         self.jetstream.delete_stream(stream).await?;
@@ -298,9 +310,13 @@ impl Bench {
 
     /// Oncue: messages per second from the first settlement's group to the last, read off the ledger.
     async fn oncue(&self, rule: &str, messages: usize) -> Result<f64> {
+        self.oncue_with(rule, messages, "none").await
+    }
+
+    async fn oncue_with(&self, rule: &str, messages: usize, record: &str) -> Result<f64> {
         let stream = format!("BENCH{rule}");
         self.fill(&stream, messages).await?;
-        let node = self.node(rule, &stream).await?;
+        let node = self.node(rule, &stream, record).await?;
         self.wait_for(messages).await?;
         let mut sql = PgConnection::connect(self.postgres.url()).await?;
         let seconds: f64 = sqlx::query_scalar(
@@ -308,14 +324,62 @@ impl Bench {
         )
         .fetch_one(&mut sql)
         .await?;
+        if record != "none" {
+            let bytes: f64 = sqlx::query_scalar(
+                "select (sum(pg_total_relation_size(inhrelid)) / (select count(*) from oncue.recorded))::float8
+                 from pg_inherits where inhparent = 'oncue.recorded'::regclass",
+            )
+            .fetch_one(&mut sql)
+            .await?;
+            say(&format!("{bytes:.0} bytes on disk for a recorded event"));
+        }
         self.end(node, &stream).await?;
         Ok(messages as f64 / seconds)
+    }
+
+    /// Events that no rule matches: messages per second from the first pull until the consumer has acknowledged all.
+    async fn unmatched(&self, messages: usize, record: &str) -> Result<f64> {
+        self.fill("NOTHING", messages).await?;
+        let node = self.node("nothing", "NOTHING", record).await?;
+        let stream = self.jetstream.get_stream("NOTHING").await?;
+        while stream.consumer_info("oncue-bench").await.is_err() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let began = Instant::now();
+        let deadline = began + Duration::from_secs(300);
+        loop {
+            let info = stream.consumer_info("oncue-bench").await?;
+            if info.num_pending == 0 && info.num_ack_pending == 0 {
+                break;
+            }
+            ensure!(Instant::now() < deadline, "{} of {messages} wait after 300 s", info.num_pending);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let rate = messages as f64 / began.elapsed().as_secs_f64();
+        self.end(node, "NOTHING").await?;
+        Ok(rate)
+    }
+
+    /// What recording costs.
+    async fn recording(&self, messages: usize, rounds: usize) -> Result<()> {
+        let mut figures = [const { Vec::new() }; 4];
+        for _ in 0..rounds {
+            figures[0].push(self.oncue_with("welcome", messages, "none").await?);
+            figures[1].push(self.oncue_with("welcome", messages, "matched").await?);
+            figures[2].push(self.unmatched(messages, "none").await?);
+            figures[3].push(self.unmatched(messages, "all").await?);
+        }
+        let [none, matched, passed, all] = figures.map(median);
+        say(&format!("{messages} messages of {} bytes, {rounds} rounds, medians", BODY.len()));
+        say(&format!("welcome, record = none {none:.0}/s, matched {matched:.0}/s: {:.2}", matched / none));
+        say(&format!("no rule matches, record = none {passed:.0}/s, all {all:.0}/s: {:.2}", all / passed));
+        Ok(())
     }
 
     /// 1,000 messages at 200 a second: publish → start of the function → settled.
     async fn latency(&self) -> Result<()> {
         self.stream("LATENCY", "LATENCY.>").await?;
-        let node = self.node("welcome", "LATENCY").await?;
+        let node = self.node("welcome", "LATENCY", "none").await?;
         let mut tick = tokio::time::interval(Duration::from_millis(5));
         for n in 0..1_200 {
             tick.tick().await;

@@ -153,6 +153,25 @@ pub fn read_rule(path: &Path, text: &str) -> Result<RuleEntry, ConfigError> {
     rules::read(&node, "")
 }
 
+/// Reads the rules of a file: one rule, as of [`read_rule`], or every `[[rule]]` of a manifest, whose other sections are
+/// passed over.
+///
+/// # Errors
+/// The first mistake, with its place in a TOML file.
+pub fn read_rules(path: &Path, text: &str) -> Result<Vec<RuleEntry>, ConfigError> {
+    let file = path.display().to_string();
+    // No TOML begins so; a file without a name has no ending either.
+    let is_json = text.trim_start().starts_with('{');
+    let node = if is_json { Node::parse_json(&file, text)? } else { Node::parse(&file, text)? };
+    match node.get("rule") {
+        Some(list) => {
+            let list = reader::Field { node: list, path: "rule".to_owned() }.list()?;
+            list.into_iter().map(|field| rules::read(field.node, &field.path)).collect()
+        }
+        None => rules::read(&node, "").map(|rule| vec![rule]),
+    }
+}
+
 /// Reads one rule from the options of the command line, as JSON.
 ///
 /// # Errors

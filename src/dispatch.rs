@@ -12,9 +12,11 @@ mod lookups;
 mod observe;
 pub mod ownership;
 mod rates;
+mod recording;
 mod run;
 pub mod ticket;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,7 +35,8 @@ use crate::settle::{Settled, Settler};
 use crate::store::Store;
 use crate::store::outbox::OutboxKey;
 use crate::store::parked::Claim;
-use crate::store::settle::Rejected;
+use crate::store::recorded::What;
+use crate::store::settle::{Recorded, Rejected};
 use crate::telemetry;
 
 use self::functions::Functions;
@@ -42,6 +45,7 @@ use self::lookups::Lookups;
 pub use self::observe::{Observer, Seen, SeenAttempt};
 use self::ownership::Ownership;
 use self::rates::Rates;
+use self::recording::Recordings;
 use self::run::Delivery;
 use self::ticket::Ticket;
 
@@ -106,6 +110,7 @@ struct Inner {
     lanes: Lanes,
     lookups: Lookups,
     rules: ArcSwap<RuleSet>,
+    recordings: Recordings,
     observer: Option<Observer>,
     /// Told when a delivery was parked and when it is due.
     parked: tokio::sync::watch::Sender<Option<tokio::time::Instant>>,
@@ -126,6 +131,7 @@ impl Dispatcher {
                 lanes: Lanes::default(),
                 lookups,
                 rules: ArcSwap::from_pointee(RuleSet::default()),
+                recordings: Recordings::default(),
                 parked: tokio::sync::watch::channel(None).0,
                 store,
                 settler,
@@ -167,6 +173,11 @@ impl Dispatcher {
         self.inner.rules.store(Arc::new(rules));
     }
 
+    /// Records of later events what `recordings` say of their triggers; a trigger without one records nothing.
+    pub fn set_recordings(&self, recordings: HashMap<String, What>) {
+        self.inner.recordings.set(recordings);
+    }
+
     /// When the next delivery that this node parked is due.
     #[must_use]
     pub fn parked(&self) -> tokio::sync::watch::Receiver<Option<tokio::time::Instant>> {
@@ -204,25 +215,35 @@ impl Dispatcher {
         if planned.is_empty() {
             telemetry::unmatched(&trigger, 1);
             self.inner.settler.unmatched(&trigger, &event, 1);
-            ticket.settled();
+            match self.inner.recordings.of(&trigger) {
+                What::All => self.record(recording::recorded(&trigger, &event, at, transport_key, false), ticket),
+                What::Matched | What::None => ticket.settled(),
+            }
             return;
         }
         telemetry::matched(&trigger, 1);
+        // One delivery brings it, whichever: what is settled of it is settled for the event.
+        let mut recorded = match self.inner.recordings.of(&trigger) {
+            What::None => None,
+            _ => Some(Arc::new(recording::recorded(&trigger, &event, at, transport_key.clone(), true))),
+        };
         for mut planned in planned {
             if planned.ordering_key.is_none() {
                 planned.ordering_key.clone_from(&key);
             }
             let id = DeliveryId::derive(at, &trigger, &transport_key, &planned.rule.rule.name, 0);
             let delivery = Delivery::first(id, &trigger, planned, transport_key.clone(), sent, ticket.share());
-            self.start(delivery.owned(ownership.clone()));
+            self.start(delivery.owned(ownership.clone()).recording(recorded.take()));
         }
         ticket.settled();
     }
 
-    /// Whether any rule can want an event of `ty` of `trigger`: without it, its source need not make one.
+    /// Whether any rule can want an event of `ty` of `trigger`, or it is recorded: else its source need not make one.
     #[must_use]
     pub fn listens(&self, trigger: &str, ty: &str) -> bool {
-        self.inner.observer.is_some() || self.inner.rules.load().listens(trigger, ty)
+        self.inner.observer.is_some()
+            || self.inner.recordings.of(trigger) == What::All
+            || self.inner.rules.load().listens(trigger, ty)
     }
 
     /// Whether any rule wants an event of `trigger` whose fields `tell` tells: without it, its source need not make one.
@@ -241,6 +262,16 @@ impl Dispatcher {
             count,
         });
         self.inner.settler.unmatched(trigger, sample, count);
+    }
+
+    /// Records an event that no rule matched; its ticket is settled when it is.
+    fn record(&self, recorded: Recorded, ticket: Ticket) {
+        let inner = Arc::clone(&self.inner);
+        self.inner.drain.spawn("record", async move {
+            if inner.settler.record(recorded).await.is_ok() {
+                ticket.settled();
+            }
+        });
     }
 
     /// Keeps a message that could not become an event.

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::event::Event;
-use crate::store::settle::{Group, Next, Record, Refusal, Rejected};
+use crate::store::settle::{Group, Next, Record, Recorded, Refusal, Rejected};
 use crate::store::{Store, StoreError};
 use crate::telemetry;
 
@@ -117,6 +117,16 @@ impl Settler {
     pub async fn reject(&self, rejected: Rejected) -> Result<Settled, Ended> {
         let (done, wait) = oneshot::channel();
         self.items.send(Item::Rejected(Box::new(rejected), done)).await.map_err(|_| Ended)?;
+        wait.await.map_err(|_| Ended)
+    }
+
+    /// Records an event that no rule matched: returns after the commit.
+    ///
+    /// # Errors
+    /// `Ended` when the node quits.
+    pub async fn record(&self, recorded: Recorded) -> Result<Settled, Ended> {
+        let (done, wait) = oneshot::channel();
+        self.items.send(Item::Recorded(Box::new(recorded), done)).await.map_err(|_| Ended)?;
         wait.await.map_err(|_| Ended)
     }
 
@@ -255,7 +265,7 @@ impl Worker {
         self.commit(rest, quit).await
     }
 
-    /// Takes out of a refused group what may have offended: counts and logs first, then the delivery becomes a dead
+    /// Takes out of a refused group what may have offended: counts, the record and logs first, then the delivery becomes a dead
     /// letter with the database's words. False when nothing is left to change.
     fn disarm(group: &mut Group, error: &StoreError) -> bool {
         if !group.unmatched.is_empty() {
@@ -263,7 +273,16 @@ impl Worker {
             group.unmatched.clear();
             return true;
         }
+        if !group.recorded.is_empty() {
+            tracing::error!(%error, "an event that no rule matched was refused by the database and is not recorded");
+            group.recorded.clear();
+            return true;
+        }
         let Some(record) = group.records.first_mut() else { return false };
+        if record.recorded.take().is_some() {
+            tracing::error!(%error, delivery = %record.subject.id, "an event was refused by the database and is not recorded");
+            return true;
+        }
         if record.attempts.iter().any(|a| !a.logs.is_empty()) {
             tracing::error!(%error, delivery = %record.subject.id, "a function's log was refused by the database");
             record.attempts.iter_mut().for_each(|a| a.logs.clear());

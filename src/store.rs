@@ -30,6 +30,7 @@ pub mod listen;
 pub mod outbox;
 pub mod parked;
 pub mod partitions;
+pub mod recorded;
 pub mod rule_rows;
 pub mod rules;
 pub mod settle;

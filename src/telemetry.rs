@@ -27,6 +27,8 @@ pub const EVENTS_REJECTED: &str = "oncue_events_rejected_total";
 pub const EVENTS_MATCHED: &str = "oncue_events_matched_total";
 /// Events that no rule matched.
 pub const EVENTS_UNMATCHED: &str = "oncue_events_unmatched_total";
+/// Events that were written to the record.
+pub const RECORDED: &str = "oncue_recorded_total";
 /// Settled deliveries by outcome: done, parked, dead, void, duplicate.
 pub const DELIVERIES: &str = "oncue_deliveries_total";
 /// Function runs by outcome class.
@@ -112,6 +114,7 @@ const COUNTERS: &[(&str, &str)] = &[
     (EVENTS_REJECTED, "Messages that are no event; kept as rejected, by class."),
     (EVENTS_MATCHED, "Events that at least one rule matched."),
     (EVENTS_UNMATCHED, "Events that no rule matched."),
+    (RECORDED, "Events that were written to the record."),
     (DELIVERIES, "Settled deliveries by outcome: done, parked, dead, void, duplicate."),
     (RUNS, "Function runs by outcome class."),
     (FUEL, "Fuel that function runs used."),
@@ -214,6 +217,11 @@ pub fn matched(trigger: &str, count: u64) {
 /// `count` events were matched by no rule.
 pub fn unmatched(trigger: &str, count: u64) {
     counter!(EVENTS_UNMATCHED, "trigger" => trigger.to_owned()).increment(count);
+}
+
+/// An event of `trigger` was written to the record.
+pub fn recorded(trigger: &str) {
+    counter!(RECORDED, "trigger" => trigger.to_owned()).increment(1);
 }
 
 /// `count` deliveries of `rule` were settled as `outcome`: done, parked, dead, void or duplicate.

@@ -3,6 +3,7 @@
 //! Invariant: a trigger gives up only on a gap: any other failure is told to health and tried again with backoff, for
 //! ever. Triggers know the dispatcher and their bus; they see neither the store nor the runtime nor each other.
 
+pub mod history;
 mod jetstream;
 mod kafka;
 mod nats;
@@ -22,7 +23,8 @@ use crate::dispatch::budget::Budget;
 use crate::dispatch::ticket::Ticket;
 use crate::dispatch::{Arrival, Dispatcher};
 use crate::drain::Drain;
-use crate::event::codec::{self, Defaults};
+use crate::event::Event;
+use crate::event::codec::{self, DecodeError, Defaults};
 use crate::health::{Health, TriggerState};
 use crate::store::feeds::Feeds;
 use crate::store::groups::Groups;
@@ -218,11 +220,7 @@ impl Context {
     fn hand_over(&self, incoming: Incoming, ticket: Ticket) {
         let Incoming { message, id, transport_key, at, sent } = incoming;
         let headers = headers(message.headers.as_ref());
-        let source = format!("oncue/trigger/{}", self.name);
-        let defaults =
-            Defaults { ty: message.subject.as_str(), source: &source, id: &id, subject: None, time: Some(at) };
-        let read = codec::Message { headers: &headers, payload: &message.payload };
-        match codec::decode(&read, &defaults, &self.limits) {
+        match decode(&message, &headers, (&self.name, &id, at), &self.limits) {
             Ok(event) => {
                 let trigger = Arc::clone(&self.name);
                 let event = Arc::new(event);
@@ -245,6 +243,18 @@ impl Context {
             }
         }
     }
+}
+
+/// The event of a NATS message: what it does not say itself, its trigger, its id and its time say.
+fn decode(
+    message: &async_nats::Message,
+    headers: &[(String, String)],
+    (trigger, id, at): (&str, &str, OffsetDateTime),
+    limits: &codec::Limits,
+) -> Result<Event, DecodeError> {
+    let source = format!("oncue/trigger/{trigger}");
+    let defaults = Defaults { ty: message.subject.as_str(), source: &source, id, subject: None, time: Some(at) };
+    codec::decode(&codec::Message { headers, payload: &message.payload }, &defaults, limits)
 }
 
 /// Headers of a NATS message as the codec takes them.

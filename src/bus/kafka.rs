@@ -14,6 +14,7 @@ use super::BusConfig;
 mod aside;
 mod callbacks;
 mod error;
+mod history;
 mod inspect;
 mod log;
 mod options;
@@ -27,6 +28,7 @@ mod token;
 
 pub use self::callbacks::Callbacks;
 pub use self::error::{ClusterError, Mistake, words};
+pub use self::history::{Cut, Reading, RecordAt};
 pub use self::inspect::{BrokerFacts, GroupFacts, Progress, TopicSettings};
 pub use self::options::{Mechanism, Options};
 pub use self::probe::{PartitionFacts, TopicFacts};

@@ -113,7 +113,7 @@ fn changes(config: &Config, planned: &Planned) -> Changes {
     let trigger = |name: &str| {
         let entry = &config.manifest.triggers[name];
         let (bus, kind, spec) = (entry.bus.clone(), entry.spec.kind().to_owned(), entry.spec.to_json());
-        TriggerWrite { name: name.to_owned(), bus, kind, spec }
+        TriggerWrite { name: name.to_owned(), bus, kind, spec, recording: entry.recording }
     };
     let rules: Vec<&str> = plan.names(Kind::Rule, &written).collect();
     let entries = config.manifest.rules.iter().filter(|r| rules.contains(&r.rule.name.as_str()));

@@ -15,6 +15,7 @@ use super::output::{micros, moment};
 mod show;
 mod tail;
 mod tree;
+mod unmatched;
 
 /// What may be typed after `oncue event`.
 #[derive(Debug, clap::Args)]
@@ -27,6 +28,9 @@ pub struct Args {
 enum Verb {
     /// The newest attempts
     List {
+        /// The events that no rule matched instead: how many of each trigger and type a day, with a sample
+        #[arg(long, conflicts_with_all = ["rule", "function", "outcome"])]
+        unmatched: bool,
         #[command(flatten)]
         page: Page,
         #[command(flatten)]
@@ -78,7 +82,8 @@ impl Filter {
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.store().await?;
     match args.verb {
-        Verb::List { page, filter } => list(&store, &page, &filter, context).await,
+        Verb::List { unmatched: true, page, filter } => unmatched::list(&store, &page, &filter, context).await,
+        Verb::List { unmatched: false, page, filter } => list(&store, &page, &filter, context).await,
         Verb::Show(args) => show::run(&store, &args, context).await,
         Verb::Tail(args) => tail::run(&store, &args, context).await,
     }

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use serde::Serialize;
+use time::OffsetDateTime;
 
 use crate::pattern::{self, Explanation, Json};
 use crate::rules::{self, Rule};
@@ -45,6 +46,8 @@ struct Subject {
     /// Its id, where it is a CloudEvent.
     id: Option<String>,
     trigger: Option<String>,
+    /// When it had come, where that is known.
+    came: Option<OffsetDateTime>,
 }
 
 /// A rule on an event.
@@ -119,7 +122,7 @@ fn verdict(row: &RuleRow, subject: &Subject, tables: &ControlPlane, runs: &Runs)
         None => Explanation::of_match_all(),
     };
     let notes = match explanation.matches {
-        true => runs::notes(row, subject.trigger.as_deref(), tables, runs),
+        true => runs::notes(row, (subject.trigger.as_deref(), subject.came), tables, runs),
         false => Vec::new(),
     };
     Ok(Verdict { rule: name.clone(), explanation, notes })
@@ -141,21 +144,23 @@ async fn subject(args: &Args, store: &Store) -> anyhow::Result<Subject> {
         let failed = || format!("failed to read the event of {}", args.event);
         if !sample::envelope(&bytes) {
             let document = Json::parse(&bytes).with_context(failed)?;
-            return Ok(Subject { document, id: None, trigger: args.trigger.clone() });
+            return Ok(Subject { document, id: None, trigger: args.trigger.clone(), came: None });
         }
         let event = sample::decode(&bytes).with_context(failed)?;
-        return Ok(Subject { document: rules::document(&event), id: Some(event.id), trigger: args.trigger.clone() });
+        let (document, trigger) = (rules::document(&event), args.trigger.clone());
+        return Ok(Subject { document, id: Some(event.id), trigger, came: None });
     }
     let delivery = uuid::Uuid::parse_str(&args.event).is_ok();
     for kept in store.kept_events(&args.event).await? {
-        let Ok(event) = sample::decode(&kept.event) else { continue };
+        let (trigger, came) = (Some(kept.trigger.clone()), Some(kept.came));
+        let Ok(event) = kept.read() else { continue };
         if event.id == args.event || delivery {
-            return Ok(Subject { document: rules::document(&event), id: Some(event.id), trigger: Some(kept.trigger) });
+            return Ok(Subject { document: rules::document(&event), id: Some(event.id), trigger, came });
         }
     }
     bail!(
         "there is no file \"{0}\", and no event with that id whose content is kept: of an event that was done only the \
-         ledger is (`oncue event show {0}`); give the event as a file",
+         ledger is (`oncue event show {0}`), unless its trigger says `record`; give the event as a file",
         args.event
     )
 }

@@ -58,6 +58,8 @@ bus = "events"
 stream = "APP"
 subjects = ["user.>"]
 create_stream = true
+# Each event is kept for a week, so that `oncue explain` and `oncue rule backtest` know it. Without this line none is.
+record = "all"
 
 # To change it: `rustup target add wasm32-wasip2` once, then edit functions/welcome/src/lib.rs; `oncue dev` rebuilds it.
 [function.welcome]

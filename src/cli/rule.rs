@@ -1,4 +1,4 @@
-//! `oncue rule`: lists, shows, adds, tests, enables, disables and removes rules.
+//! `oncue rule`: lists, shows, adds, tests, tries on the past, enables, disables and removes rules.
 //!
 //! Invariant: a rule that is added compiles, and its trigger and function are there. What a rule means is decided in
 //! `rules`.
@@ -15,6 +15,7 @@ use crate::store::control::{ControlPlane, RuleRow};
 use super::Context;
 
 mod add;
+mod backtest;
 mod list;
 mod test;
 
@@ -38,6 +39,8 @@ enum Command {
     Add(Box<add::Args>),
     /// Say whether a rule matches an event, and what its target would get; exit with 1 if it does not match
     Test(test::Args),
+    /// Say what a rule would have matched of the events of the last hours or days; nothing runs
+    Backtest(Box<backtest::Args>),
     /// Let a rule match
     Enable {
         /// The rule
@@ -65,6 +68,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         Command::Show { name } => list::show(&name, context).await,
         Command::Add(args) => add::run(*args, context).await,
         Command::Test(args) => test::run(args, context).await,
+        Command::Backtest(args) => Box::pin(backtest::run(*args, context)).await,
         Command::Enable { name } => set_enabled(&name, true, context).await,
         Command::Disable { name } => set_enabled(&name, false, context).await,
         Command::Remove { name } => remove(&name, context).await,

@@ -14,7 +14,7 @@ use clap::Subcommand;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::config::trigger_form;
+use crate::config::{duration_text, trigger_form};
 use crate::store::control::{ControlPlane, TriggerRow};
 use crate::store::feeds::Restart;
 use crate::store::{Store, StoreError};
@@ -70,6 +70,8 @@ struct Shown<'a> {
     state: &'a str,
     error: Option<&'a str>,
     rules: Vec<&'a str>,
+    record: &'a str,
+    record_for: String,
     spec: Value,
     #[serde(skip_serializing_if = "Option::is_none")]
     feed: Option<FeedFacts>,
@@ -87,8 +89,10 @@ impl<'a> Shown<'a> {
             state: &row.state,
             error: row.error.as_deref(),
             rules: rules.map(|r| r.rule.name.as_str()).collect(),
+            record: &row.record,
+            record_for: duration_text(row.recording().keep),
             spec: TriggerSpec::parse(&row.kind, &row.spec)
-                .map_or_else(|_| row.spec.clone(), |spec| trigger_form(&row.bus, &spec).into()),
+                .map_or_else(|_| row.spec.clone(), |spec| trigger_form(&row.bus, &spec, &row.recording()).into()),
             feed: None,
             group: None,
         }
@@ -205,9 +209,17 @@ fn text(shown: &Shown<'_>) -> String {
         ("state", shown.state.to_owned()),
         ("error", shown.error.unwrap_or_default().to_owned()),
         ("rules", if shown.rules.is_empty() { "-".to_owned() } else { shown.rules.join(", ") }),
+        (
+            "record",
+            if shown.record == "none" {
+                "none".to_owned()
+            } else {
+                format!("{} for {}", shown.record, shown.record_for)
+            },
+        ),
     ];
     let spec = shown.spec.as_object();
-    for (key, value) in spec.into_iter().flatten() {
+    for (key, value) in spec.into_iter().flatten().filter(|(key, _)| !key.starts_with("record")) {
         rows.push((key, value.as_str().map_or_else(|| value.to_string(), str::to_owned)));
     }
     let mut text = output::fields(&rows);

@@ -36,7 +36,10 @@ pub fn export(tables: &ControlPlane, config: &Config) -> Exported {
     exported.text.push_str(&connections(tables, config));
     for row in &tables.triggers {
         match TriggerSpec::parse(&row.kind, &row.spec) {
-            Ok(spec) => section(&mut exported.text, &format!("[trigger.{}]", row.name), &trigger_form(&row.bus, &spec)),
+            Ok(spec) => {
+                let form = trigger_form(&row.bus, &spec, &row.recording());
+                section(&mut exported.text, &format!("[trigger.{}]", row.name), &form);
+            }
             Err(error) => exported.left_out.push(format!("trigger \"{}\": {error}", row.name)),
         }
     }

@@ -11,6 +11,7 @@ use crate::function::{FunctionSpec, Grants, Limits, SqlGrant};
 use crate::pattern::Json;
 use crate::retry::RetryPolicy;
 use crate::rules::{OnFailure, Rule, Target};
+use crate::store::recorded::Recording;
 use crate::triggers::spec::{
     FeedStart, GroupProtocol, JetStreamSpec, KafkaOrder, KafkaSpec, KafkaStart, PostgresSpec, Start, TriggerSpec,
 };
@@ -59,7 +60,7 @@ pub fn target_text(target: &Target) -> String {
 
 /// A trigger, its name left out.
 #[must_use]
-pub fn trigger_form(bus: &str, spec: &TriggerSpec) -> Form {
+pub fn trigger_form(bus: &str, spec: &TriggerSpec, recording: &Recording) -> Form {
     let mut form = Form::new();
     form.insert("bus".to_owned(), bus.into());
     match spec {
@@ -70,6 +71,13 @@ pub fn trigger_form(bus: &str, spec: &TriggerSpec) -> Form {
         }
         TriggerSpec::Kafka(spec) => kafka_form(spec, &mut form),
         TriggerSpec::Postgres(spec) => postgres_form(spec, &mut form),
+    }
+    let default = Recording::default();
+    if recording.what != default.what {
+        form.insert("record".to_owned(), recording.what.name().into());
+    }
+    if recording.keep != default.keep {
+        form.insert("record_for".to_owned(), duration_text(recording.keep).into());
     }
     form
 }

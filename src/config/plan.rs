@@ -95,7 +95,7 @@ impl Plan {
         }
         for entry in manifest.triggers.values() {
             let old = tables.triggers.iter().find(|t| t.name == entry.name).map(row_form);
-            let new = trigger_form(&entry.bus, &entry.spec);
+            let new = trigger_form(&entry.bus, &entry.spec, &entry.recording);
             plan.add(row_change(Kind::Trigger, &entry.name, old, &new));
         }
         for entry in &manifest.rules {
@@ -215,7 +215,7 @@ fn row_change(kind: Kind, name: &str, old: Option<Form>, new: &Form) -> Option<C
 /// The form of a trigger's row; the bare columns if this program cannot read them.
 fn row_form(row: &TriggerRow) -> Form {
     match TriggerSpec::parse(&row.kind, &row.spec) {
-        Ok(spec) => trigger_form(&row.bus, &spec),
+        Ok(spec) => trigger_form(&row.bus, &spec, &row.recording()),
         Err(_) => Form::from_iter([
             ("bus".to_owned(), row.bus.clone().into()),
             ("kind".to_owned(), row.kind.clone().into()),

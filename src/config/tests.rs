@@ -172,6 +172,21 @@ const MISTAKES: &[(&str, &str)] = &[
         "oncue.toml:3:11: trigger.users.subject: \"a..b\" has an empty token",
     ),
     (
+        "[trigger.users]\nbus = \"events\"\nsubject = \"a\"\nrecord = \"some\"",
+        "oncue.toml:4:10: trigger.users.record: \"some\" is unknown; it is \"none\", \"matched\" (events that a rule matched) \
+         or \"all\"",
+    ),
+    (
+        "[trigger.users]\nbus = \"events\"\nsubject = \"a\"\nrecord_for = \"10s\"",
+        "oncue.toml:4:14: trigger.users.record_for: expected a duration from 1m to 1year 18h, such as \"5s\", got \"10s\"",
+    ),
+    (
+        "[bus.app]\nkind = \"postgres\"\nurl = \"${DATABASE_URL}\"\n[trigger.users]\nbus = \"app\"\n\
+         tables = [\"a\"]\nrelay = \"events/x\"\nrecord = \"all\"",
+        "oncue.toml:8:10: trigger.users.record: a trigger that relays its events matches none and records none; set it on the \
+         trigger that reads what is relayed",
+    ),
+    (
         "[trigger.Users]\nbus = \"events\"",
         "oncue.toml:1:1: trigger.Users: \"Users\" cannot be the name of a trigger; \
          a name is a lower-case letter and then up to 62 of a-z, 0-9, _ and -",
@@ -305,6 +320,8 @@ create_stream = true
 bus = "events"
 subject = "user.*"
 queue = "q"
+record = "all"
+record_for = "90m"
 
 [trigger.users]
 bus = "app"
@@ -370,6 +387,8 @@ fn tables_of(config: &Config) -> ControlPlane {
         state: "active".to_owned(),
         error: None,
         identity: None,
+        record: t.recording.what.name().to_owned(),
+        record_for_ms: i64::try_from(t.recording.keep.as_millis()).expect("days"),
     });
     let rules = config.manifest.rules.iter().map(|r| RuleRow {
         rule: r.rule.clone(),

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use crate::store::recorded::{Recording, What};
 use crate::triggers::spec::{
     FeedStart, GroupProtocol, JetStreamSpec, KafkaOrder, KafkaSpec, KafkaStart, NatsSpec, PostgresSpec, Start,
     TriggerSpec,
@@ -43,6 +44,11 @@ const KINDS: [(&str, &[&str]); 6] = [
     ("messages", FEED_KEYS),
 ];
 
+const RECORD: &str = "it is \"none\", \"matched\" (events that a rule matched) or \"all\"";
+/// What the table takes.
+const RECORD_FOR_MIN: Duration = Duration::from_secs(60);
+const RECORD_FOR_MAX: Duration = Duration::from_secs(366 * 24 * 3_600);
+
 /// One `[trigger.NAME]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TriggerEntry {
@@ -52,6 +58,8 @@ pub struct TriggerEntry {
     pub bus: String,
     /// What it subscribes to.
     pub spec: TriggerSpec,
+    /// What is recorded of its events.
+    pub recording: Recording,
     /// Where it is written.
     pub place: Option<Place>,
 }
@@ -59,7 +67,8 @@ pub struct TriggerEntry {
 /// Reads the trigger `name` at `path`.
 pub(super) fn read(name: &str, node: &Node, path: &str) -> Result<TriggerEntry, ConfigError> {
     let later = LATER.iter().map(|(key, _)| *key);
-    let mut keys: Vec<&str> = ["bus"].iter().chain(STREAM_KEYS).chain(SUBJECT_KEYS).copied().collect();
+    let mut keys: Vec<&str> =
+        ["bus", "record", "record_for"].iter().chain(STREAM_KEYS).chain(SUBJECT_KEYS).copied().collect();
     let others = TOPIC_KEYS.iter().chain(FEED_KEYS).copied().filter(|key| *key != "start");
     keys.extend(others.chain(later));
     let section = Section::open(node, path, &keys)?;
@@ -82,7 +91,24 @@ pub(super) fn read(name: &str, node: &Node, path: &str) -> Result<TriggerEntry, 
         let (key, what) = message.split_once(": ").unwrap_or(("", &message));
         section.error(key.trim_end_matches("_ms"), what.to_owned(), String::new())
     })?;
-    Ok(TriggerEntry { name: name.to_owned(), bus, spec, place: section.place() })
+    let recording = recording(&section)?;
+    Ok(TriggerEntry { name: name.to_owned(), bus, spec, recording, place: section.place() })
+}
+
+fn recording(section: &Section<'_>) -> Result<Recording, ConfigError> {
+    let mut recording = Recording::default();
+    if let Some(field) = section.get("record") {
+        let named = |text: &str| What::named(text).ok_or_else(|| field.error(format!("{text:?} is unknown"), RECORD));
+        recording.what = field.text().and_then(named)?;
+    }
+    if let Some(field) = section.get("record_for") {
+        recording.keep = field.duration(RECORD_FOR_MIN..=RECORD_FOR_MAX)?;
+    }
+    if recording.what != What::None && section.get("relay").is_some() {
+        let message = "a trigger that relays its events matches none and records none".to_owned();
+        return Err(section.error("record", message, "set it on the trigger that reads what is relayed".to_owned()));
+    }
+    Ok(recording)
 }
 
 /// The key that says what the trigger subscribes to; every other key must go with it.

@@ -184,9 +184,10 @@ impl Inner {
     async fn settle(&self, delivery: Delivery, attempts: Vec<AttemptRow>, next: Next) -> Ended {
         let fate = Fate::of(&next);
         let attempts_total = delivery.attempts_before + u32::try_from(attempts.len()).unwrap_or(u32::MAX);
+        let recorded = delivery.recorded.clone();
         let (subject, fence, leaving) = delivery.leave();
         let claim = leaving.claim;
-        let record = Record { subject, fence, attempts, claim, attempts_total, next, effects: None };
+        let record = Record { subject, fence, attempts, claim, attempts_total, next, effects: None, recorded };
         let settled = self.settler.settle(record).await.ok();
         self.left(leaving, fate, settled.as_ref())
     }

@@ -27,7 +27,7 @@ use crate::event::{AttributeValue, Event, TRACEPARENT};
 pub use binary::{is_binary, to_binary};
 pub use check::check;
 pub use error::DecodeError;
-pub use structured::{from_structured, to_structured};
+pub use structured::{from_parts, from_structured, to_attributes, to_structured};
 
 /// An event that went through more functions than this is a loop. Real chains are short, and a loop that feeds
 /// itself twice per step has grown to 65,536 events by then.

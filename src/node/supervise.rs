@@ -35,6 +35,9 @@ pub(super) async fn supervise(
     loop {
         let rows = planes.borrow_and_update().as_ref().map(|plane| plane.triggers.clone());
         if let Some(rows) = rows {
+            // Before they read: what comes is recorded from the first event on.
+            let recordings = rows.iter().map(|row| (row.name.clone(), row.recording().what));
+            shared.dispatcher.set_recordings(recordings.collect());
             reconcile(&shared, &rows, &mut running, &notices).await;
             shared.health.rules_loaded();
         }

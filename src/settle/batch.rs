@@ -6,13 +6,15 @@
 use tokio::sync::oneshot;
 
 use crate::delivery::DeliveryId;
-use crate::store::settle::{Group, Next, Record, Refusal, Rejected, Verdict};
+use crate::store::settle::{Group, Next, Record, Recorded, Refusal, Rejected, Verdict};
+use crate::telemetry;
 
 use super::Settled;
 
 pub(super) enum Item {
     Record(Box<Record>, oneshot::Sender<Settled>),
     Rejected(Box<Rejected>, oneshot::Sender<Settled>),
+    Recorded(Box<Recorded>, oneshot::Sender<Settled>),
 }
 
 #[derive(Default)]
@@ -20,6 +22,7 @@ pub(super) struct Batch {
     pub(super) group: Group,
     waiting: Vec<oneshot::Sender<Settled>>,
     rejected_waiting: Vec<oneshot::Sender<Settled>>,
+    recorded_waiting: Vec<oneshot::Sender<Settled>>,
     pub(super) bytes: usize,
 }
 
@@ -55,11 +58,16 @@ impl Batch {
                 self.group.rejected.push(*rejected);
                 self.rejected_waiting.push(done);
             }
+            Item::Recorded(recorded, done) => {
+                self.bytes += recorded.event.size();
+                self.group.recorded.push(*recorded);
+                self.recorded_waiting.push(done);
+            }
         }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.group.records.len() + self.group.rejected.len()
+        self.waiting.len() + self.rejected_waiting.len() + self.recorded_waiting.len()
     }
 
     /// Tells everybody what became of theirs; gives what is left for another transaction.
@@ -69,12 +77,21 @@ impl Batch {
             if verdict.left.contains(&record.subject.id) {
                 left.push(Item::Record(Box::new(record), done));
             } else {
+                let settled = verdict.of(record.subject.id);
+                if let (Some(recorded), Settled::Fresh) = (&record.recorded, &settled) {
+                    telemetry::recorded(&recorded.trigger);
+                }
                 // Whoever waited may be gone: the node is quitting.
-                let _ = done.send(verdict.of(record.subject.id));
+                let _ = done.send(settled);
             }
         }
         for (rejected, done) in self.group.rejected.iter().zip(self.rejected_waiting) {
             let _ = done.send(verdict.of(rejected.id));
+        }
+        self.group.recorded.iter().for_each(|recorded| telemetry::recorded(&recorded.trigger));
+        // No rule wanted these: whatever became of them, they are settled.
+        for done in self.recorded_waiting {
+            let _ = done.send(Settled::Fresh);
         }
         left
     }
@@ -86,18 +103,23 @@ impl Batch {
 
     /// Tells everybody that the database does not take theirs.
     pub(super) fn refuse(self, words: &str) {
-        for done in self.waiting.into_iter().chain(self.rejected_waiting) {
+        for done in self.waiting.into_iter().chain(self.rejected_waiting).chain(self.recorded_waiting) {
             let _ = done.send(Settled::Refused(Refusal { permanent: false, words: words.to_owned() }));
         }
     }
 
     /// Its parts, and a batch of what nobody waits for.
     pub(super) fn apart(self) -> (impl Iterator<Item = Item>, Self) {
-        let Group { records, rejected, unmatched } = self.group;
+        let Group { records, rejected, unmatched, recorded } = self.group;
         let records = records.into_iter().zip(self.waiting).map(|(r, done)| Item::Record(Box::new(r), done));
         let rejected =
             rejected.into_iter().zip(self.rejected_waiting).map(|(r, done)| Item::Rejected(Box::new(r), done));
-        (records.chain(rejected), Self { group: Group { unmatched, ..Group::default() }, ..Self::default() })
+        let recorded =
+            recorded.into_iter().zip(self.recorded_waiting).map(|(r, done)| Item::Recorded(Box::new(r), done));
+        (
+            records.chain(rejected).chain(recorded),
+            Self { group: Group { unmatched, ..Group::default() }, ..Self::default() },
+        )
     }
 }
 
@@ -110,5 +132,6 @@ fn size(record: &Record) -> usize {
         let statements: usize = effects.statements.iter().map(crate::function::sql::Statement::size).sum();
         statements + effects.outbox.iter().map(|row| row.event.len()).sum::<usize>()
     });
-    event + effects + record.attempts.iter().flat_map(|a| &a.logs).map(|l| l.message.len()).sum::<usize>()
+    let recorded = record.recorded.as_ref().map_or(0, |recorded| recorded.event.size());
+    event + effects + recorded + record.attempts.iter().flat_map(|a| &a.logs).map(|l| l.message.len()).sum::<usize>()
 }

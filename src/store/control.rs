@@ -4,12 +4,14 @@
 //! its error and does not hide the others.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use sqlx::types::time::OffsetDateTime;
 
 use crate::function::{FunctionSpec, hex};
 use crate::rules::Rule;
 
+use super::recorded::{Recording, What};
 use super::{Store, StoreError, rule_rows};
 
 /// A version of a function, without its component.
@@ -46,6 +48,21 @@ pub struct TriggerRow {
     pub error: Option<String>,
     /// Which source it was bound to.
     pub identity: Option<String>,
+    /// `none`, `matched` or `all`: which of its events are recorded.
+    pub record: String,
+    /// For how long.
+    pub record_for_ms: i64,
+}
+
+impl TriggerRow {
+    /// What it records.
+    #[must_use]
+    pub fn recording(&self) -> Recording {
+        Recording {
+            what: What::named(&self.record).unwrap_or_default(),
+            keep: Duration::from_millis(self.record_for_ms.unsigned_abs()),
+        }
+    }
 }
 
 /// A rule's row with what the nodes say of it.
@@ -209,7 +226,7 @@ async fn all_but_rules(tx: &mut Tx) -> Result<ControlPlane, StoreError> {
     let (functions, unreadable) = functions(tx).await?;
     let triggers = sqlx::query_as!(
         TriggerRow,
-        "select name, bus, kind, spec, state, error, identity from oncue.triggers order by name"
+        "select name, bus, kind, spec, state, error, identity, record, record_for_ms from oncue.triggers order by name"
     )
     .fetch_all(&mut **tx)
     .await?;

@@ -244,7 +244,7 @@ impl Store {
             LedgerRow,
             "select delivery_id, attempt, event_id, event_type, event_source, trigger, rule, function, version, outcome,
                     settlement, error, started_at, micros, fuel, peak_memory, outputs, cause, node, settled_at
-             from oncue.ledger where event_id = $1 order by delivery_id, attempt limit $2",
+             from oncue.ledger where left(event_id, 128) = left($1, 128) and event_id = $1 order by delivery_id, attempt limit $2",
             id,
             limit
         )
@@ -281,6 +281,21 @@ impl Store {
              from oncue.ledger where cause = any($1) order by delivery_id, attempt limit $2",
             deliveries,
             limit
+        )
+        .fetch_all(&self.pool)
+        .await?)
+    }
+
+    /// The types of events that the last runs of `function` emitted and that came in again.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn emitted_types(&self, function: &str) -> Result<Vec<String>, StoreError> {
+        Ok(sqlx::query_scalar!(
+            "select distinct event_type from oncue.ledger
+             where cause = any(array(select delivery_id from oncue.ledger where function = $1 and outputs > 0
+                                     order by delivery_id desc limit 1000)) limit 100",
+            function
         )
         .fetch_all(&self.pool)
         .await?)
@@ -348,6 +363,26 @@ impl Store {
              where last_at > $1 and ($2::text is null or event_type = $2) order by last_at limit $3",
             after,
             event_type,
+            limit
+        )
+        .fetch_all(&self.pool)
+        .await?)
+    }
+
+    /// The counts of unmatched events from `since` on, the newest first.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn unmatched(&self, filter: &EventFilter, limit: i64) -> Result<Vec<UnmatchedRow>, StoreError> {
+        Ok(sqlx::query_as!(
+            UnmatchedRow,
+            "select day, trigger, event_type, count, sample, last_at from oncue.unmatched
+             where last_at >= coalesce($1, 'epoch'::timestamptz) and ($2::text is null or event_type = $2)
+               and ($3::text is null or trigger = $3)
+             order by last_at desc, trigger, event_type limit $4",
+            filter.since,
+            filter.event_type.as_deref(),
+            filter.trigger.as_deref(),
             limit
         )
         .fetch_all(&self.pool)

@@ -1,6 +1,6 @@
-//! Partitions of the ledger and the logs: made ahead, dropped whole when they are older than the retention.
+//! Partitions of the ledger, the logs and the record: made ahead, dropped whole when they are older than the retention.
 //!
-//! Invariant: nothing younger than the retention is deleted. What landed in the default partitions (times that no
+//! Invariant: nothing younger than the retention is deleted; the record has one of its own (`recorded`). What landed in the default partitions (times that no
 //! partition covers) is deleted in batches by the time it was settled.
 
 use std::time::Duration;
@@ -19,7 +19,8 @@ pub struct Maintained {
 }
 
 impl Store {
-    /// Makes the partitions of yesterday to two days ahead and drops what is older than `retention`.
+    /// Makes the partitions of yesterday to two days ahead and drops what is older than `retention`, and what is
+    /// recorded and older than its trigger keeps it.
     ///
     /// # Errors
     /// Those of the database.
@@ -31,24 +32,33 @@ impl Store {
         )
         .fetch_one(&self.pool)
         .await?;
-        let dropped = sqlx::query_scalar!(
+        let mut dropped = self.drop_partitions("ledger", keep_ms).await?;
+        dropped.extend(self.drop_partitions("logs", keep_ms).await?);
+        let (forgotten, mut deleted) = self.forget_recorded().await?;
+        dropped.extend(forgotten);
+        deleted += self.delete_old_rows(keep_ms).await?;
+        Ok(Maintained { dropped, blocked_days: u32::try_from(blocked).unwrap_or(u32::MAX), deleted })
+    }
+
+    /// Drops the partitions of `table` whose last day is older than `keep_ms`; gives their names.
+    pub(super) async fn drop_partitions(&self, table: &str, keep_ms: i64) -> Result<Vec<String>, StoreError> {
+        let old = sqlx::query_scalar!(
             r#"select c.relname::text as "name!" from pg_inherits i
                join pg_class c on c.oid = i.inhrelid join pg_class p on p.oid = i.inhparent
                join pg_namespace n on n.oid = p.relnamespace
-               where n.nspname = 'oncue' and p.relname in ('ledger', 'logs')
-                 and c.relname ~ '^(ledger|logs)_[0-9]{8}$'
+               where n.nspname = 'oncue' and p.relname = $2 and c.relname ~ ('^' || $2 || '_[0-9]{8}$')
                  and to_date(right(c.relname, 8), 'YYYYMMDD') + 1 < (now() - $1::bigint * interval '1 millisecond')::date"#,
-            keep_ms
+            keep_ms,
+            table
         )
         .fetch_all(&self.pool)
         .await?;
-        for name in &dropped {
-            // The name matched the pattern above: letters, an underscore and eight digits.
+        for name in &old {
+            // The name matched the pattern above: the table's, an underscore and eight digits.
             let statement = sqlx::AssertSqlSafe(format!("drop table if exists oncue.{name}"));
             sqlx::query(statement).execute(&self.pool).await?;
         }
-        let deleted = self.delete_old_rows(keep_ms).await?;
-        Ok(Maintained { dropped, blocked_days: u32::try_from(blocked).unwrap_or(u32::MAX), deleted })
+        Ok(old)
     }
 
     async fn delete_old_rows(&self, keep_ms: i64) -> Result<u64, StoreError> {

@@ -1,4 +1,5 @@
-//! Settles a group of deliveries in one transaction: ledger, usage, parked rows, dead letters, logs, negative evidence.
+//! Settles a group of deliveries in one transaction: ledger, usage, parked rows, dead letters, logs, negative evidence,
+//! and the events that are to be recorded.
 //!
 //! Invariant: after `settle` returned, every record of the group is in the database exactly once, however often the
 //! group was sent. A record whose first attempt already has a ledger row, or whose claim was taken over, is dropped
@@ -11,6 +12,7 @@ use sqlx::types::Uuid;
 use sqlx::types::time::OffsetDateTime;
 
 use crate::delivery::{DeliveryId, LogLine};
+use crate::event::Event;
 
 use super::{Store, StoreError, clean, clean_error, outbox};
 
@@ -144,6 +146,23 @@ pub struct Record {
     pub next: Next,
     /// What it does in the same transaction; only with `Next::Done`.
     pub effects: Option<Box<Effects>>,
+    /// Its event, where that is to be recorded and no other delivery of it brings it.
+    pub recorded: Option<Arc<Recorded>>,
+}
+
+/// An event for the record, as it came.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    /// Made from the trigger and the transport key.
+    pub id: DeliveryId,
+    /// The trigger.
+    pub trigger: Arc<str>,
+    /// The key of the message at its source.
+    pub transport_key: Vec<u8>,
+    /// Whether a rule matched it.
+    pub matched: bool,
+    /// The event, before any rule's template.
+    pub event: Arc<Event>,
 }
 
 /// Why the database did not take a delivery's statements.
@@ -198,13 +217,15 @@ pub struct Group {
     pub rejected: Vec<Rejected>,
     /// Counts of unmatched events.
     pub unmatched: Vec<Unmatched>,
+    /// Events for the record that no rule matched.
+    pub recorded: Vec<Recorded>,
 }
 
 impl Group {
     /// Whether there is nothing to settle.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.records.is_empty() && self.rejected.is_empty() && self.unmatched.is_empty()
+        self.records.is_empty() && self.rejected.is_empty() && self.unmatched.is_empty() && self.recorded.is_empty()
     }
 }
 
@@ -253,7 +274,7 @@ impl Store {
         let plain: Vec<&Record> = records.iter().copied().filter(|r| r.effects.is_none()).collect();
         let mut claimed = outcomes::take_claims(&mut tx, &plain).await?;
         claimed.extend(&ran.claimed);
-        let first = ledger::insert_heads(&mut tx, node, &records).await?;
+        let first = ledger::insert_heads(&mut tx, node, &records, &group.recorded).await?;
         let (fresh, mut stale) = divide(&records, &claimed, &first);
         if ran.done.iter().any(|id| stale.contains(id) || fenced.contains(id)) {
             tx.rollback().await?;

@@ -4,6 +4,7 @@
 //! that it was bound to is forgotten when it is given another one.
 
 use super::apply::Tx;
+use super::recorded::Recording;
 use super::{Store, StoreError};
 
 /// A trigger to be.
@@ -17,6 +18,8 @@ pub struct TriggerWrite {
     pub kind: String,
     /// What the kind needs.
     pub spec: serde_json::Value,
+    /// What is recorded of its events.
+    pub recording: Recording,
 }
 
 impl Store {
@@ -42,15 +45,18 @@ impl Store {
 
 pub(super) async fn write_trigger(tx: &mut Tx, trigger: &TriggerWrite) -> Result<(), StoreError> {
     sqlx::query!(
-        "insert into oncue.triggers as t (name, bus, kind, spec) values ($1, $2, $3, $4)
+        "insert into oncue.triggers as t (name, bus, kind, spec, record, record_for_ms) values ($1, $2, $3, $4, $5, $6)
          on conflict (name) do update set bus = excluded.bus, kind = excluded.kind, spec = excluded.spec, error = null,
+             record = excluded.record, record_for_ms = excluded.record_for_ms,
              identity = case when (t.bus, t.kind, t.spec -> 'stream') is distinct from
                                   (excluded.bus, excluded.kind, excluded.spec -> 'stream')
                              then null else t.identity end",
         trigger.name,
         trigger.bus,
         trigger.kind,
-        trigger.spec
+        trigger.spec,
+        trigger.recording.what.name(),
+        i64::try_from(trigger.recording.keep.as_millis()).unwrap_or(i64::MAX)
     )
     .execute(&mut **tx)
     .await?;

@@ -52,6 +52,19 @@ pub struct UsageRow {
     pub outputs: i64,
 }
 
+/// What the runs of one version of a function took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FunctionRuns {
+    /// The version.
+    pub version: i32,
+    /// Attempts.
+    pub runs: i64,
+    /// Wall time.
+    pub micros: i64,
+    /// Fuel.
+    pub fuel: i64,
+}
+
 /// A sum of usage that is not the sum of its ledger rows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct UsageDifference {
@@ -109,6 +122,21 @@ impl Store {
             by.name(),
             since,
             limit
+        )
+        .fetch_all(&self.pool)
+        .await?)
+    }
+
+    /// What the runs of each version of `function` took, as far back as sums are kept.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn function_runs(&self, function: &str) -> Result<Vec<FunctionRuns>, StoreError> {
+        Ok(sqlx::query_as!(
+            FunctionRuns,
+            r#"select version, sum(runs)::bigint as "runs!", sum(micros)::bigint as "micros!", sum(fuel)::bigint as "fuel!"
+               from oncue.usage where function = $1 group by version order by version"#,
+            function
         )
         .fetch_all(&self.pool)
         .await?)

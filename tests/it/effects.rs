@@ -345,6 +345,7 @@ fn record(id: &str) -> Record {
         attempts_total: 1,
         next: Next::Done,
         effects: Some(Box::new(Effects { role: "clerk".to_owned(), statements: vec![statement], outbox: Vec::new() })),
+        recorded: None,
     }
 }
 

@@ -7,6 +7,7 @@ mod rule_checks;
 mod support;
 
 mod auth;
+mod backtest;
 mod bad_input;
 mod bounds;
 mod churn;
@@ -42,4 +43,6 @@ mod main_path;
 mod migrations;
 mod ordering;
 mod outages;
+mod record;
 mod tidy;
+mod unmatched;

@@ -44,6 +44,9 @@ async fn illegal_rows_are_refused_by_the_constraint_that_names_the_reason() {
         ("function_versions_spec_is_an_object", "insert into oncue.function_versions select function, 2, digest, '[]' from oncue.function_versions".to_owned()),
         ("function_versions_component_exists", "insert into oncue.function_versions values ('f', 2, '\\x01', '{}')".to_owned()),
         ("triggers_kind_is_known", "insert into oncue.triggers (name, bus, kind) values ('t', 'main', 'smtp')".to_owned()),
+        ("triggers_record_is_known", "insert into oncue.triggers (name, bus, kind, record) values ('t', 'main', 'nats', 'some')".to_owned()),
+        ("triggers_record_for_in_range", "insert into oncue.triggers (name, bus, kind, record_for_ms) values ('t', 'main', 'nats', 0)".to_owned()),
+        ("triggers_relay_records_nothing", "insert into oncue.triggers (name, bus, kind, spec, record) values ('t', 'main', 'postgres', '{\"relay\":\"main/x\"}', 'all')".to_owned()),
         ("triggers_name_is_lower_case", "insert into oncue.triggers (name, bus, kind) values ('T t', 'main', 'nats')".to_owned()),
         ("triggers_spec_is_an_object", "insert into oncue.triggers (name, bus, kind, spec) values ('t', 'main', 'nats', '3')".to_owned()),
         ("rules_pkey", RULE.to_owned()),
@@ -120,7 +123,7 @@ async fn old_partitions_are_dropped_and_young_rows_stay() {
     world.sql(&row("to_timestamp(0)")).await;
     assert_eq!(world.number("select count(*) from oncue.ledger_default").await, 1);
     let done = store.maintain(Duration::from_secs(7 * 24 * 3_600)).await.expect("it is maintained");
-    assert_eq!(done.dropped.len(), 2, "ledger and logs of that day: {done:?}");
+    assert_eq!(done.dropped.len(), 3, "ledger, logs and record of that day: {done:?}");
     assert_eq!(world.ledger("true").await, 3, "the default partition goes by when a row was settled");
     let again = store.maintain(Duration::from_secs(7 * 24 * 3_600)).await.expect("it is maintained");
     assert!(again.dropped.is_empty() && again.blocked_days == 0, "{again:?}");

@@ -26,8 +26,8 @@ pub(super) async fn run(store: &Store, args: &Args, context: &Context) -> anyhow
     let tree = tree::read(store, &args.id).await?;
     if tree.events.is_empty() {
         bail!(
-            "the ledger knows no event or delivery \"{}\": no rule matched it (`oncue event tail --unmatched` counts \
-             those), it has not been settled yet, or retention dropped it",
+            "the ledger knows no event or delivery \"{0}\": no rule matched it (`oncue event list --unmatched` counts \
+             those, `oncue explain {0}` says why), it has not been settled yet, or retention dropped it",
             args.id
         );
     }

@@ -17,14 +17,12 @@ use crate::cli::output::{micros, printable};
 use crate::store::Store;
 use crate::store::events::{EventFilter, LedgerCursor, LedgerRow, UnmatchedRow};
 
-use super::{Filter, path};
+use super::{Filter, path, unmatched};
 
 const EVERY: Duration = Duration::from_millis(500);
 /// A settling transaction seldom takes longer.
 const OVERLAP: time::Duration = time::Duration::seconds(3);
 const PAGE: i64 = 1_000;
-/// How much of a sample is shown.
-const SAMPLE_CHARS: usize = 200;
 
 /// What may be typed after `oncue event tail`.
 #[derive(Debug, clap::Args)]
@@ -128,8 +126,7 @@ async fn follow_unmatched(
                 continue;
             }
             let first = seen.insert((row.trigger.clone(), row.event_type.clone()));
-            let sample = row.sample.as_deref().filter(|_| first || context.output.is_json());
-            let sample = sample.map(|s| String::from_utf8_lossy(s).into_owned());
+            let sample = unmatched::text(row).filter(|_| first || context.output.is_json());
             context.output.line(&Unmatched { row, more: row.count - before, sample }, unmatched_line)?;
         }
         tokio::time::sleep(EVERY).await;
@@ -142,10 +139,7 @@ fn key(row: &UnmatchedRow) -> (time::Date, String, String) {
 
 fn unmatched_line(change: &Unmatched<'_>) -> String {
     let Unmatched { row, more, sample } = change;
-    let sample = sample.as_deref().map(|s| {
-        let short: String = s.chars().take(SAMPLE_CHARS).collect();
-        format!("\n    sample: {}", printable(&short.replace('\n', " ")))
-    });
+    let sample = sample.as_deref().map(|sample| format!("\n    sample: {}", unmatched::line(sample)));
     let text = format!(
         "{}  {}  {}  no rule matched {more} more, {} today",
         clock(row.last_at),

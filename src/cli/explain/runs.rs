@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::cli::output::moment;
@@ -36,17 +37,30 @@ pub async fn read(store: &Store, id: &str) -> Result<Runs, StoreError> {
 
 /// Why the rule of `row`, whose pattern matches, ran or did not.
 #[must_use]
-pub fn notes(row: &RuleRow, trigger: Option<&str>, tables: &ControlPlane, runs: &Runs) -> Vec<String> {
+pub fn notes(
+    row: &RuleRow,
+    (trigger, came): (Option<&str>, Option<OffsetDateTime>),
+    tables: &ControlPlane,
+    runs: &Runs,
+) -> Vec<String> {
     let ran = runs.of(&row.rule.name);
     let mut notes: Vec<String> = obstacles(row, trigger, tables);
-    let first = runs.ledger.iter().map(|row| row.started_at).min();
+    let first = runs.ledger.iter().map(|row| row.started_at).chain(came).min();
     if ran.is_empty() && first.is_some_and(|first| row.created_at > first) {
         notes.push(format!("the rule was made at {}, after the event had come", moment(row.created_at)));
     }
     if ran.is_empty() && notes.is_empty() {
         notes.push(match (trigger, runs.ledger.is_empty()) {
             (None, true) => "it would run".to_owned(),
-            _ => "no run of it is known: it has not been settled yet, or retention dropped it".to_owned(),
+            _ => {
+                let rate = row.rule.rate.as_ref().map_or_else(String::new, |rate| {
+                    format!(" (its rate lets {} start in a second, so that it may wait)", rate.per_second)
+                });
+                format!(
+                    "no run of it is known: it has not been settled yet{rate}, the rule was changed after the event had come, or \
+                     retention dropped it"
+                )
+            }
         });
     }
     notes.extend(ran);

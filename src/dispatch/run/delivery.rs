@@ -16,7 +16,7 @@ use crate::dispatch::{holding_key, target_name};
 use crate::event::{AttributeValue, CAUSE, Event, codec};
 use crate::rules::{CompiledRule, Planned, RuleSet};
 use crate::store::parked::Claim;
-use crate::store::settle::{Fence, Next, Record, Subject};
+use crate::store::settle::{Fence, Next, Record, Recorded, Subject};
 
 /// Process deaths after which a delivery is a dead letter.
 const DEATHS_MAX: u32 = 3;
@@ -44,6 +44,8 @@ pub(in crate::dispatch) struct Delivery {
     pub(in crate::dispatch) claim: Option<Uuid>,
     /// What its event was read under, where only one node may read.
     pub(in crate::dispatch) ownership: Option<Arc<Ownership>>,
+    /// Its event, where this delivery brings it to the record.
+    pub(super) recorded: Option<Arc<Recorded>>,
     /// When it came.
     since: Instant,
     pub(super) ticket: Ticket,
@@ -112,6 +114,7 @@ impl Delivery {
             suspect: false,
             claim,
             ownership: None,
+            recorded: None,
             since: Instant::now(),
             ticket,
         }
@@ -120,6 +123,11 @@ impl Delivery {
     /// Ties it to what its event was read under.
     pub(in crate::dispatch) fn owned(self, ownership: Option<Arc<Ownership>>) -> Self {
         Self { ownership, ..self }
+    }
+
+    /// Has it bring its event to the record when it is settled.
+    pub(in crate::dispatch) fn recording(self, recorded: Option<Arc<Recorded>>) -> Self {
+        Self { recorded, ..self }
     }
 
     /// A delivery that was parked. It runs the version that it was matched with, by the rule's present policy.
@@ -148,6 +156,7 @@ impl Delivery {
                 attempts_total: claim.attempts,
                 next,
                 effects: None,
+                recorded: None,
             };
             NotRunnable::Settle(Box::new(record))
         };
@@ -173,6 +182,7 @@ impl Delivery {
             suspect: claim.suspect,
             claim: Some(claim.token),
             ownership: None,
+            recorded: None,
             since: Instant::now(),
             ticket,
         })

@@ -40,6 +40,7 @@ impl Inner {
             attempts_total: attempt,
             next: Next::Done,
             effects: Some(Box::new(Effects { role, statements, outbox })),
+            recorded: delivery.recorded.clone(),
         };
         let settled = match self.settler.settle(record).await {
             Ok(Settled::Refused(refusal)) => return Err(outcome(refusal)),

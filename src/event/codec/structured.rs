@@ -30,6 +30,38 @@ const DATA_BASE64: &str = "data_base64";
 #[must_use]
 pub fn to_structured(event: &Event) -> Vec<u8> {
     let mut out = Vec::with_capacity(256 + event.data.len() + event.data.len() / 2);
+    write_attributes(event, &mut out);
+    if embeds(event) {
+        member(&mut out, DATA, &event.data);
+    } else if !event.data.is_empty() {
+        member(&mut out, DATA_BASE64, json_string(&STANDARD.encode(&event.data)).as_bytes());
+    }
+    out.push(b'}');
+    out
+}
+
+/// Writes `event` as one JSON object without its data, which goes beside it: [`from_parts`] puts both together.
+///
+/// Unlike [`to_structured`] it does not look at the data.
+#[must_use]
+pub fn to_attributes(event: &Event) -> Vec<u8> {
+    let mut out = Vec::with_capacity(256);
+    write_attributes(event, &mut out);
+    out.push(b'}');
+    out
+}
+
+/// Reads what [`to_attributes`] wrote, with the data beside it.
+///
+/// # Errors
+/// As of [`from_structured`].
+pub fn from_parts(attributes: &[u8], data: impl Into<Bytes>) -> Result<Event, DecodeError> {
+    let event = from_structured(attributes, &Limits::STORED)?;
+    Ok(Event { data: data.into(), ..event })
+}
+
+/// Everything but the data and the closing brace.
+fn write_attributes(event: &Event, out: &mut Vec<u8>) {
     out.push(b'{');
     let time = event.time.and_then(|time| time.format(&Rfc3339).ok());
     let attributes = [
@@ -44,7 +76,7 @@ pub fn to_structured(event: &Event) -> Vec<u8> {
     ];
     for (name, value) in attributes {
         if let Some(value) = value {
-            member(&mut out, name, json_string(value).as_bytes());
+            member(out, name, json_string(value).as_bytes());
         }
     }
     for (name, value) in &event.extensions {
@@ -52,15 +84,8 @@ pub fn to_structured(event: &Event) -> Vec<u8> {
             AttributeValue::String(value) => json_string(value),
             AttributeValue::Bool(_) | AttributeValue::Integer(_) => value.to_string(),
         };
-        member(&mut out, name, text.as_bytes());
+        member(out, name, text.as_bytes());
     }
-    if embeds(event) {
-        member(&mut out, DATA, &event.data);
-    } else if !event.data.is_empty() {
-        member(&mut out, DATA_BASE64, json_string(&STANDARD.encode(&event.data)).as_bytes());
-    }
-    out.push(b'}');
-    out
 }
 
 /// Reads what [`to_structured`] or another producer wrote.

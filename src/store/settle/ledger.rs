@@ -1,23 +1,34 @@
-//! The ledger's part of a settlement: attempts, the sums of usage, log lines.
+//! The ledger's part of a settlement: attempts, the sums of usage, the record of their events, log lines.
 //!
-//! Invariant: usage is raised by exactly the rows that were inserted, in the same statement.
+//! Invariant: usage is raised by exactly the rows that were inserted, in the same statement. So is the record: recording
+//! costs no way to the database of its own.
 
 use std::collections::HashSet;
 
 use sqlx::types::Uuid;
 use sqlx::types::time::OffsetDateTime;
 
+use crate::event::codec;
 use crate::store::StoreError;
 
-use super::{AttemptRow, Record, Tx, clean, clean_error, int, small};
+use super::{AttemptRow, Record, Recorded, Tx, clean, clean_error, int, small};
 
-/// Inserts the first attempt of every record that was not claimed; gives the deliveries that had no such row.
-pub(super) async fn insert_heads(tx: &mut Tx, node: &str, records: &[&Record]) -> Result<HashSet<Uuid>, StoreError> {
+/// Inserts the first attempt of every record that was not claimed, and what is to be recorded of their events and of
+/// `others`; gives the deliveries that had no such row.
+pub(super) async fn insert_heads(
+    tx: &mut Tx,
+    node: &str,
+    records: &[&Record],
+    others: &[Recorded],
+) -> Result<HashSet<Uuid>, StoreError> {
     let mut columns = Columns::default();
     for record in records.iter().filter(|r| r.claim.is_none()) {
         record.attempts.first().into_iter().for_each(|row| columns.push(record, row));
     }
-    insert(tx, node, columns).await
+    let mut events = EventColumns::default();
+    let recorded = records.iter().filter_map(|record| record.recorded.as_deref());
+    recorded.chain(others).for_each(|recorded| events.push(recorded));
+    insert(tx, node, columns, events).await
 }
 
 /// Inserts the attempts that `insert_heads` did not.
@@ -27,7 +38,7 @@ pub(super) async fn insert_rest(tx: &mut Tx, node: &str, fresh: &[&Record]) -> R
         let skip = usize::from(record.claim.is_none());
         record.attempts.iter().skip(skip).for_each(|row| columns.push(record, row));
     }
-    insert(tx, node, columns).await.map(drop)
+    insert(tx, node, columns, EventColumns::default()).await.map(drop)
 }
 
 #[derive(Default)]
@@ -76,8 +87,33 @@ impl Columns {
     }
 }
 
-async fn insert(tx: &mut Tx, node: &str, c: Columns) -> Result<HashSet<Uuid>, StoreError> {
-    if c.delivery.is_empty() {
+#[derive(Default)]
+struct EventColumns<'a> {
+    id: Vec<Uuid>,
+    trigger: Vec<&'a str>,
+    event_id: Vec<String>,
+    event_type: Vec<String>,
+    matched: Vec<bool>,
+    transport_key: Vec<&'a [u8]>,
+    attributes: Vec<Vec<u8>>,
+    data: Vec<&'a [u8]>,
+}
+
+impl<'a> EventColumns<'a> {
+    fn push(&mut self, recorded: &'a Recorded) {
+        self.id.push(recorded.id.0);
+        self.trigger.push(&recorded.trigger);
+        self.event_id.push(clean(&recorded.event.id));
+        self.event_type.push(clean(&recorded.event.ty));
+        self.matched.push(recorded.matched);
+        self.transport_key.push(&recorded.transport_key);
+        self.attributes.push(codec::to_attributes(&recorded.event));
+        self.data.push(&recorded.event.data);
+    }
+}
+
+async fn insert(tx: &mut Tx, node: &str, c: Columns, e: EventColumns<'_>) -> Result<HashSet<Uuid>, StoreError> {
+    if c.delivery.is_empty() && e.id.is_empty() {
         return Ok(HashSet::new());
     }
     let inserted = sqlx::query_scalar!(
@@ -99,6 +135,11 @@ async fn insert(tx: &mut Tx, node: &str, c: Columns) -> Result<HashSet<Uuid>, St
                set runs = u.runs + excluded.runs, failed = u.failed + excluded.failed,
                    micros = u.micros + excluded.micros, fuel = u.fuel + excluded.fuel,
                    outputs = u.outputs + excluded.outputs
+           ), recorded as (
+               insert into oncue.recorded (id, trigger, event_id, event_type, matched, transport_key, attributes, data)
+               select * from unnest($20::uuid[], $21::text[], $22::text[], $23::text[], $24::bool[], $25::bytea[],
+                   $26::bytea[], $27::bytea[])
+               on conflict (trigger, id) do nothing
            )
            select delivery_id as "delivery_id!" from inserted"#,
         &c.delivery,
@@ -120,6 +161,14 @@ async fn insert(tx: &mut Tx, node: &str, c: Columns) -> Result<HashSet<Uuid>, St
         &c.outputs,
         &c.cause as &[Option<Uuid>],
         node,
+        &e.id,
+        &e.trigger as &[&str],
+        &e.event_id,
+        &e.event_type,
+        &e.matched,
+        &e.transport_key as &[&[u8]],
+        &e.attributes,
+        &e.data as &[&[u8]],
     )
     .fetch_all(&mut **tx)
     .await?;

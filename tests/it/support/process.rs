@@ -63,6 +63,14 @@ pub async fn run(manifest: &std::path::Path, arguments: &[&str]) -> Said {
     }
 }
 
+/// Starts a command of the program whose output is read while it runs.
+pub fn spawn(manifest: &std::path::Path, arguments: &[&str]) -> Child {
+    let dir = manifest.parent().expect("a directory");
+    let mut command = oncue();
+    command.arg("--config").arg(manifest).args(arguments).current_dir(dir);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts")
+}
+
 impl Process {
     /// Starts a node of the servers of `world`.
     pub fn launch(world: &World, name: &str) -> Self {

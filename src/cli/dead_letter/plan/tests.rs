@@ -50,6 +50,8 @@ fn control() -> ControlPlane {
             state: "active".to_owned(),
             error: None,
             identity: None,
+            record: "none".to_owned(),
+            record_for_ms: 0,
         }],
         rules: vec![rule("first", r#"{"type":["user.signup"]}"#), rule("second", r#"{"type":["user.signup"]}"#)],
         snapshot: String::new(),

@@ -229,6 +229,11 @@ proptest! {
     }
 
     #[test]
+    fn attributes_and_data_apart_give_the_event_back(event in event()) {
+        prop_assert_eq!(from_parts(&to_attributes(&event), event.data.clone()), Ok(event));
+    }
+
+    #[test]
     fn binary_mode_gives_the_event_back_with_extensions_as_text(event in event()) {
         let (headers, payload) = to_binary(&event);
         let decoded = decode(&Message { headers: &headers, payload: &payload }, &defaults(), &Limits::default());
