@@ -43,9 +43,9 @@ struct Entered {
 }
 
 impl Reading<'_> {
-    /// Hands a record over.
-    pub(super) fn hand_over(&self, message: &BorrowedMessage<'_>, credit: Credit) -> Result<(), Failure> {
-        let Some(entered) = self.enter(message, credit)? else { return Ok(()) };
+    /// Hands a record over; false of one that was only compared, or is another member's by now.
+    pub(super) fn hand_over(&self, message: &BorrowedMessage<'_>, credit: Credit) -> Result<bool, Failure> {
+        let Some(entered) = self.enter(message, credit)? else { return Ok(false) };
         let group = &self.group;
         let (topic, partition, offset) = (&entered.topic, message.partition(), message.offset());
         let id = format!("{}/{topic}/{partition}/{offset}", group.cluster);
@@ -64,7 +64,7 @@ impl Reading<'_> {
             Ok(event) => self.accept(event, message, entered, at, id),
             Err(error) => self.reject(&error, message, entered, at, &id),
         }
-        Ok(())
+        Ok(true)
     }
 
     fn accept(&self, event: Event, message: &BorrowedMessage<'_>, entered: Entered, at: OffsetDateTime, id: String) {

@@ -143,8 +143,7 @@ impl<'c> Reading<'c> {
             }
             self.bytes = self.bytes.saturating_sub(bytes);
             let (Some(message), Some(credit)) = (self.waiting.pop_front(), self.credit.split(bytes)) else { continue };
-            self.received += 1;
-            self.hand_over(&message, credit)?;
+            self.received += u64::from(self.hand_over(&message, credit)?);
         }
         self.pause(false);
         Ok(())
