@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::support::feeds::told;
 use crate::support::history::{Change, History, at_any_time, at_the_end};
 use crate::support::process::Process;
+use crate::support::seeded::Seeded;
 use crate::support::{World, eventually, eventually_within, functions, not_run, progress};
 
 const CONNECTIONS: u64 = 8;
@@ -52,44 +53,33 @@ const APPLICATION: &str = "
     create trigger counted after insert on told for each row execute function count_up();
     grant select, insert, update on told, counter to clerk";
 
-/// A small generator, so that a run can be repeated (Marsaglia's xorshift).
-struct Seeded(u64);
-
-impl Seeded {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % end
+/// A statement of the application.
+fn statement(seeded: &mut Seeded) -> String {
+    let key = seeded.below(KEYS);
+    match seeded.below(10) {
+        0..3 => format!("insert into items values ({key}, 'new') on conflict do nothing"),
+        3..6 => format!("update items set note = 'n{}' where id = {key}", seeded.below(1_000)),
+        6 => format!("delete from items where id = {key}"),
+        7 => format!(
+            "savepoint s; update items set note = 'undone' where id = {key}; select publish({key}); rollback to s"
+        ),
+        _ => format!("select publish({key})"),
     }
+}
 
-    fn statement(&mut self) -> String {
-        let key = self.below(KEYS);
-        match self.below(10) {
-            0..3 => format!("insert into items values ({key}, 'new') on conflict do nothing"),
-            3..6 => format!("update items set note = 'n{}' where id = {key}", self.below(1_000)),
-            6 => format!("delete from items where id = {key}"),
-            7 => format!(
-                "savepoint s; update items set note = 'undone' where id = {key}; select publish({key}); rollback to s"
-            ),
-            _ => format!("select publish({key})"),
-        }
-    }
-
-    /// One transaction of the application.
-    fn transaction(&mut self) -> String {
-        let count = 1 + self.below(4);
-        let body: Vec<String> = (0..count).map(|_| self.statement()).collect();
-        let end = if self.below(7) == 0 { "rollback" } else { "commit" };
-        format!("begin; {}; {end}", body.join("; "))
-    }
+/// One transaction of the application.
+fn transaction(seeded: &mut Seeded) -> String {
+    let count = 1 + seeded.below(4);
+    let body: Vec<String> = (0..count).map(|_| statement(seeded)).collect();
+    let end = if seeded.below(7) == 0 { "rollback" } else { "commit" };
+    format!("begin; {}; {end}", body.join("; "))
 }
 
 /// Writes until told to stop; what fails is rolled back, and a connection that is gone is made again.
 async fn write(pool: PgPool, mut seeded: Seeded, stop: Arc<AtomicBool>) -> u64 {
     let mut transactions = 0;
     while !stop.load(Ordering::Relaxed) {
-        let statements = seeded.transaction();
+        let statements = transaction(&mut seeded);
         let pause = Duration::from_millis(10 + seeded.below(60));
         if let Ok(mut connection) = pool.acquire().await {
             transactions += 1;

@@ -10,22 +10,11 @@ use tokio::time::Instant;
 
 use crate::support::checker::{Evidence, at_any_time, at_the_end};
 use crate::support::process::Process;
+use crate::support::seeded::Seeded;
 use crate::support::{World, eventually, eventually_within, functions, not_run, progress};
 
 /// The kills fall at these parts of the work, each moved by up to a tenth by the seed.
 const KILLS: [f64; 3] = [0.15, 0.4, 0.7];
-
-/// A small generator, so that a run can be repeated (Marsaglia's xorshift).
-struct Seeded(u64);
-
-impl Seeded {
-    fn part(&mut self) -> f64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        f64::from(u32::try_from(self.0 >> 32).expect("half of the bits")) / f64::from(u32::MAX)
-    }
-}
 
 /// A stream that forgets what was acknowledged, so that what is missing from it was.
 async fn shop() -> World {

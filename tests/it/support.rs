@@ -1,12 +1,17 @@
 //! What the suites share: private servers, nodes, functions made on the spot, and waiting for conditions.
 
+pub mod broker;
 pub mod checker;
 pub mod feeds;
 pub mod functions;
 pub mod history;
 pub mod kafka;
 pub mod node;
+pub mod partitions;
 pub mod process;
+pub mod records;
+pub mod seeded;
+pub mod topics;
 pub mod world;
 
 use std::time::Duration;

@@ -128,6 +128,13 @@ impl Node {
     }
 }
 
+impl Drop for Node {
+    fn drop(&mut self) {
+        // A test that fails does not wait for threads that wait for its node.
+        self.drain.quit();
+    }
+}
+
 /// Status and body of a page; none when nobody answers.
 pub async fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(address).await.ok()?;

@@ -83,7 +83,8 @@ impl Process {
         Self::launch_with(world, name, &bus)
     }
 
-    fn launch_with(world: &World, name: &str, more: &str) -> Self {
+    /// Starts a node with `more` at the end of its manifest.
+    pub fn launch_with(world: &World, name: &str, more: &str) -> Self {
         let (manifest, health) = manifest(world, name, more);
         let log = world.dir.path().join(format!("{name}.log"));
         let file = std::fs::OpenOptions::new().create(true).append(true).open(&log).expect("the log opens");
@@ -106,7 +107,8 @@ impl Process {
         Self::launch_with_feed(world, name).ready().await
     }
 
-    async fn ready(mut self) -> Self {
+    /// Waits until it is ready.
+    pub async fn ready(mut self) -> Self {
         let health = self.health;
         eventually("the node is ready", async || {
             assert!(self.child.try_wait().expect("it can be asked").is_none(), "it ended: {}", self.tail());

@@ -139,6 +139,15 @@ impl World {
         sqlx::query(insert).bind(name).bind(spec).execute(&self.pool).await.expect("the trigger is stored");
     }
 
+    /// Adds a Kafka trigger on the bus `k`; `more` are fields of its spec.
+    pub async fn kafka_trigger(&self, name: &str, topics: &[&str], more: Value) {
+        let mut spec = serde_json::json!({ "topics": topics });
+        let fields = spec.as_object_mut().expect("an object");
+        fields.extend(more.as_object().expect("fields").clone());
+        let insert = "insert into oncue.triggers (name, bus, kind, spec) values ($1, 'k', 'kafka', $2)";
+        sqlx::query(insert).bind(name).bind(spec).execute(&self.pool).await.expect("the trigger is stored");
+    }
+
     /// Adds a rule that runs the steered function on every event of `trigger` with the instruction `what`.
     pub async fn steer(&self, rule: &str, trigger: &str, what: &str) {
         let insert =
