@@ -119,9 +119,15 @@ impl Inner {
 
     /// Parks `delivery` behind an earlier one of its key, unrun.
     pub(super) async fn hold(&self, delivery: Delivery) -> Ended {
-        if delivery.sent > 1 && self.lookups.is_settled(delivery.subject.id).await != Some(false) {
-            delivery.ticket.settled();
-            return Ended::Known;
+        if delivery.sent > 1 {
+            match self.lookups.is_settled(delivery.subject.id).await {
+                Some(true) => {
+                    delivery.ticket.settled();
+                    return Ended::Known;
+                }
+                Some(false) => {}
+                None => return Ended::Abandoned,
+            }
         }
         let next = delivery.park("held", None, Duration::ZERO, false);
         self.settle(delivery, Vec::new(), next).await

@@ -121,7 +121,6 @@ async fn another_cluster_at_the_same_address_is_a_gap() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "open: a partition whose committed offset is gone begins at `start`"]
 async fn committed_offsets_that_are_gone_are_a_gap_and_never_a_silent_start() {
     let world = workshop(json!({ "start": "latest" }), "").await;
     let Some(broker) = Broker::start(&world, Storage::Sqlite, "committed offsets that are gone").await else { return };
@@ -148,7 +147,6 @@ async fn committed_offsets_that_are_gone_are_a_gap_and_never_a_silent_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "open: a partition whose committed offset is gone begins at `start`"]
 async fn a_topic_that_was_made_anew_is_a_gap() {
     let world = workshop(json!({}), "").await;
     let Some(broker) = Broker::start(&world, Storage::Sqlite, "a topic that was made anew").await else { return };

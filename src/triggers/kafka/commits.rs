@@ -1,6 +1,6 @@
 //! Commits in the client's form, and the thread that makes them.
 //!
-//! Invariant: an offset goes with its note, and one commit is under way at a time. A commit is waited for, because the client
+//! Invariant: an offset goes with its note, one commit is under way at a time, and none of an assignment that has passed. A commit is waited for, because the client
 //! tells nothing of one that is not, on a thread of its own, because the member's must poll. Metadata that somebody else wrote
 //! and that is no text is none, and ends nothing: the client itself panics on it.
 
@@ -8,23 +8,23 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 
 use rdkafka::consumer::{CommitMode, Consumer as _};
-use rdkafka::error::KafkaResult;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::group::Consumer;
+use super::group::{Consumer, Group};
 use super::partition::{Commit, Partition};
 
 /// Where commits go, and where their results come from.
 pub(super) struct Commits {
-    lists: SyncSender<TopicPartitionList>,
+    lists: SyncSender<(u64, TopicPartitionList)>,
     results: Receiver<KafkaResult<()>>,
     is_under_way: bool,
 }
 
 /// The other end: makes the commits.
 pub(super) struct Committer {
-    lists: Receiver<TopicPartitionList>,
+    lists: Receiver<(u64, TopicPartitionList)>,
     results: SyncSender<KafkaResult<()>>,
 }
 
@@ -41,9 +41,9 @@ impl Commits {
         !self.is_under_way
     }
 
-    /// Sends a commit off, if none is under way.
-    pub(super) fn send(&mut self, list: TopicPartitionList) {
-        self.is_under_way = match self.lists.try_send(list) {
+    /// Sends a commit of this assignment off, if none is under way.
+    pub(super) fn send(&mut self, assignment: u64, list: TopicPartitionList) {
+        self.is_under_way = match self.lists.try_send((assignment, list)) {
             Ok(()) => true,
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => self.is_under_way,
         };
@@ -63,13 +63,22 @@ impl Commits {
 
 impl Committer {
     /// Commits until nobody wants anything more. Blocks.
-    pub(super) fn run(self, consumer: &Consumer) {
-        while let Ok(list) = self.lists.recv() {
-            if self.results.send(consumer.commit(&list, CommitMode::Sync)).is_err() {
+    pub(super) fn run(self, consumer: &Consumer, group: &Group) {
+        while let Ok((assignment, list)) = self.lists.recv() {
+            let result = {
+                let present = group.assignment();
+                // Whoever gave partitions up since has committed them: an older commit must not follow.
+                if *present == assignment { consumer.commit(&list, CommitMode::Sync) } else { Err(passed()) }
+            };
+            if self.results.send(result).is_err() {
                 return;
             }
         }
     }
+}
+
+fn passed() -> KafkaError {
+    KafkaError::ConsumerCommit(RDKafkaErrorCode::RebalanceInProgress)
 }
 
 /// The list that commits these.

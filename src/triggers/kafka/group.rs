@@ -20,6 +20,7 @@ use tokio::runtime::Handle;
 use crate::bus::kafka::{Callbacks, KafkaBus, words};
 use crate::dispatch::held::HeldKeys;
 use crate::dispatch::ownership::Ownership;
+use crate::store::groups::{GroupKey, KnownPartition};
 use crate::telemetry;
 use crate::triggers::spec::{KafkaOrder, KafkaStart, parse_time};
 use crate::triggers::{Context, Failure, KafkaSpec};
@@ -46,6 +47,8 @@ pub(super) struct Group {
     callbacks: Callbacks,
     runtime: Handle,
     state: Mutex<State>,
+    /// Held while a commit is made: one of partitions that were given up since it was written is not made.
+    assignments: Mutex<u64>,
 }
 
 /// What the thread that polls and the watch share.
@@ -79,11 +82,17 @@ impl Group {
             callbacks: bus.callbacks(),
             runtime: Handle::current(),
             state: Mutex::default(),
+            assignments: Mutex::default(),
         }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The number of the present assignment; what holds it keeps it from passing.
+    pub(super) fn assignment(&self) -> MutexGuard<'_, u64> {
+        self.assignments.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits on the thread that polls.
@@ -129,8 +138,10 @@ impl Group {
         }
         let is_cooperative = matches!(consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);
         let answer = if is_cooperative { consumer.incremental_assign(&assigned) } else { consumer.assign(&assigned) };
+        // A partition that was given up while it was paused is paused still when it comes back.
         let paused = self.state().paused;
-        let answer = answer.and_then(|()| if paused { consumer.pause(&assigned) } else { Ok(()) });
+        let read = || if paused { consumer.pause(&assigned) } else { consumer.resume(&assigned) };
+        let answer = answer.and_then(|()| if assigned.count() > 0 { read() } else { Ok(()) });
         if let Err(error) = answer {
             let failure = self.failed("take over partitions", &error);
             self.state().failure.get_or_insert(failure);
@@ -168,7 +179,10 @@ impl Group {
         let opening: Vec<_> = partitions.iter().map(Partition::opening).collect();
         // Without it records may run twice after a crash, and a new partition's `start` is asked for again.
         match consumer.commit(&commits::list(partitions.iter().zip(&opening)), CommitMode::Sync) {
-            Ok(()) => partitions.iter_mut().zip(&opening).for_each(|(partition, commit)| partition.sent(commit)),
+            Ok(()) => {
+                self.remember(&partitions)?;
+                partitions.iter_mut().zip(&opening).for_each(|(partition, commit)| partition.sent(commit));
+            }
             Err(error) => tracing::debug!(trigger = %self.context.name, %error, "positions could not be written ahead"),
         }
         for from in passed {
@@ -176,6 +190,19 @@ impl Group {
             applied.map_err(|error| Failure::again("cannot write down that a gap was passed", error))?;
         }
         Ok(partitions)
+    }
+
+    /// Remembers that these have a position.
+    fn remember(&self, partitions: &[Partition]) -> Result<(), Failure> {
+        let known =
+            |p: &Partition| KnownPartition { topic: p.topic.to_string(), partition: p.id, position: p.settled() };
+        let known: Vec<KnownPartition> = partitions.iter().map(known).collect();
+        let remembered = self.wait(self.context.groups.remember_partitions(self.key(), &known));
+        remembered.map_err(|error| Failure::again("cannot write down which partitions are read", error))
+    }
+
+    fn key(&self) -> GroupKey<'_> {
+        GroupKey { trigger: &self.context.name, cluster: &self.cluster, group: &self.name }
     }
 
     fn facts(&self, consumer: &Consumer, list: &TopicPartitionList) -> Result<Vec<(String, i32, Facts)>, Failure> {
@@ -186,6 +213,8 @@ impl Group {
         let committed = consumer.committed_offsets(asked.clone(), ANSWER_TIMEOUT);
         let committed = committed.map_err(|e| self.failed("ask what the group has committed", &e))?;
         let since = self.since(consumer, asked)?;
+        let known = self.wait(self.context.groups.known_partitions(self.key()));
+        let known = known.map_err(|error| Failure::again("cannot ask which partitions were read", error))?;
         let mut facts = Vec::with_capacity(list.count());
         for element in committed.elements() {
             let (topic, id) = (element.topic(), element.partition());
@@ -202,7 +231,8 @@ impl Group {
                 Offset::Offset(offset) => Some((offset, Note::read(&commits::metadata(&element)))),
                 _ => None,
             };
-            facts.push((topic.to_owned(), id, Facts { committed, low, high, start }));
+            let known = known.iter().find(|k| k.partition == id && k.topic == topic).map(|k| k.position);
+            facts.push((topic.to_owned(), id, Facts { committed, known, low, high, start }));
         }
         Ok(facts)
     }
@@ -271,6 +301,8 @@ impl Group {
             });
             let closing: Vec<_> = given.iter().map(Partition::closing).collect();
             let commits = commits::list(given.iter().zip(&closing));
+            let mut assignment = self.assignment();
+            *assignment += 1;
             let committed = if given.is_empty() { Ok(()) } else { consumer.commit(&commits, CommitMode::Sync) };
             if let Err(error) = committed {
                 tracing::warn!(trigger = %self.context.name, %error, "the last commit failed; records come again");

@@ -80,8 +80,9 @@ impl Member {
             .map_err(|error| Failure::Again(format!("topics: cannot subscribe to {}: {error}", names.join(", "))))?;
         std::thread::scope(|threads| {
             let (commits, committer) = commits::commits();
-            threads.spawn(|| committer.run(&consumer));
-            let mut reading = Reading::new(&consumer, group, commits);
+            let (consumer, of) = (&consumer, Arc::clone(&group));
+            threads.spawn(move || committer.run(consumer, &of));
+            let mut reading = Reading::new(consumer, group, commits);
             let result = reading.read();
             reading.end(result.is_ok());
             result
@@ -245,7 +246,8 @@ impl<'c> Reading<'c> {
         };
         (self.settled, self.committed) = (0, Instant::now());
         if list.count() > 0 {
-            self.commits.send(list);
+            let assignment = *self.group.assignment();
+            self.commits.send(assignment, list);
         }
     }
 

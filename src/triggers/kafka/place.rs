@@ -10,6 +10,8 @@ use super::note::{Mark, Note};
 pub(super) struct Facts {
     /// What the group has committed, and the note beside it.
     pub(super) committed: Option<(i64, Option<Note>)>,
+    /// Where it was when it was assigned last, if it ever was.
+    pub(super) known: Option<i64>,
     /// The first record that the partition has.
     pub(super) low: i64,
     /// What its next record gets.
@@ -46,12 +48,19 @@ pub(super) struct Missing {
 pub(super) fn begin(facts: &Facts) -> Result<Begin, Missing> {
     let Facts { low, high, start, .. } = *facts;
     let Some((at, note)) = facts.committed else {
-        return Ok(Begin { at: start, until: start, tries: 0, mark: None });
+        return facts.known.map_or(Ok(Begin { at: start, until: start, tries: 0, mark: None }), |known| {
+            let reason = format!(
+                "everything before {known} was settled, and the group has no committed offset any more: it expired, or was \
+                 deleted, perhaps with the topic"
+            );
+            Err(Missing { from: known, to: start, reason })
+        });
     };
     if let Some(missing) = missing(at, low, high) {
         return Err(missing);
     }
-    let note = note.unwrap_or(Note { until: at, tries: 0, mark: None });
+    // Somebody else's commit, or a broker that keeps no notes: all that there is may have run.
+    let note = note.unwrap_or(Note { until: high, tries: 0, mark: None });
     let until = note.until.max(at);
     // The record before may be gone already: then it tells nothing.
     let mark = note.mark.filter(|_| at > low);
@@ -98,7 +107,7 @@ mod tests {
     const MARK: Mark = Mark { timestamp: 5, key: 1, value: 2 };
 
     fn facts(committed: Option<(i64, Option<Note>)>, low: i64, high: i64) -> Facts {
-        Facts { committed, low, high, start: high }
+        Facts { committed, known: None, low, high, start: high }
     }
 
     #[test]
@@ -107,7 +116,7 @@ mod tests {
         let at = |at, until, tries, mark| Ok(Begin { at, until, tries, mark });
         let table = [
             (facts(None, 0, 100), at(100, 100, 0, None)),
-            (facts(Some((20, None)), 0, 100), at(20, 20, 0, None)),
+            (facts(Some((20, None)), 0, 100), at(20, 100, 0, None)),
             (facts(Some((20, Some(note))), 0, 100), at(20, 40, 2, Some(MARK))),
             (facts(Some((20, Some(note))), 20, 100), at(20, 40, 2, None)),
             (facts(Some((50, Some(note))), 0, 100), at(50, 50, 2, Some(MARK))),
@@ -128,6 +137,13 @@ mod tests {
             assert_eq!((missing.from, missing.to), (at, to), "{missing:?}");
             assert_eq!(accepted(&missing).at, to);
         }
+    }
+
+    #[test]
+    fn a_committed_offset_that_is_gone_is_a_gap() {
+        let facts = Facts { known: Some(7), ..facts(None, 3, 9) };
+        let missing = begin(&facts).expect_err("there was one");
+        assert_eq!((missing.from, accepted(&missing).at), (7, 9), "it begins by `start` once that is accepted");
     }
 
     #[test]
