@@ -3,6 +3,7 @@
 //! Invariant: a test owns everything that it touches (servers, directories, processes) and all of it ends with the
 //! test. Nothing sleeps to synchronise: `support::eventually` waits for a condition, up to a deadline.
 
+mod rule_changes;
 mod rule_checks;
 mod support;
 

@@ -152,7 +152,12 @@ impl<'p> Candidate<'p> {
     fn new(asked: &Asked<'p>, counts: &Counts) -> Self {
         let mut units = Vec::new();
         for (field, values) in asked.iter().filter(|(_, values)| !values.absent) {
-            let unit = |options: Vec<Condition<'p>>| {
+            let unit = |mut options: Vec<Condition<'p>>| {
+                // Any value has it: what else is asked for narrows nothing.
+                if let Some(any) = options.iter().position(|option| matches!(option, Condition::Hash(Kind::Present, _)))
+                {
+                    options = vec![options.swap_remove(any)];
+                }
                 let weight = options.iter().map(|option| counts.weight(*field, option)).sum();
                 Unit { field: *field, options, weight }
             };

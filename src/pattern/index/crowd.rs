@@ -4,7 +4,7 @@
 //! they are looked up in; the sum of the most that any hash has is what it may cost. An event of plain fields is meant,
 //! as in [`Pattern::cost`](super::super::Pattern::cost): one with lists may need more, in proportion to them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use foldhash::fast::FixedState;
 
@@ -65,17 +65,20 @@ impl Load {
                 }
             },
         };
-        if places.is_empty() { cost } else { places.iter().map(at).sum() }
+        // Wherever it is found, it is compared once.
+        if places.is_empty() { cost } else { places.iter().map(at).sum::<u64>().min(cost) }
     }
 
     /// Counts a conjunction of this cost with its places.
     pub fn add(&mut self, cost: u64, places: &[Place<'_>]) {
-        if places.is_empty() {
+        let more = self.more(cost, places);
+        self.total += more;
+        // What is in so many places that it costs as much as if it were in none need not be counted in each.
+        if places.len() != 1 && more == cost {
             self.always += cost;
-            self.total += cost;
+            return;
         }
         for place in places {
-            self.total += self.more(cost, std::slice::from_ref(place));
             match place {
                 Place::Range(field, _) => *self.ranges.entry(*field).or_default() += cost,
                 Place::Hash(way, hash) => {
@@ -100,7 +103,8 @@ impl Load {
                 (costs.copied().unwrap_or(0), way.iter().map(|(field, _)| *field).collect())
             }
         };
-        places.iter().map(at).max().unwrap_or((self.always, Vec::new()))
+        let (here, fields) = places.iter().map(at).max().unwrap_or_default();
+        (here.max(if places.len() == 1 { 0 } else { self.always }), fields)
     }
 }
 
@@ -127,11 +131,15 @@ pub fn crowded(members: &[Member], most: u64) -> Vec<Crowded> {
     }
     let places = choose::places(&asked);
     let (mut load, mut refused, mut all) = (Load::default(), Vec::new(), asked.iter().zip(&places));
+    // What several ask for is compared once.
+    let mut known: HashSet<&Asked<'_>, FixedState> = HashSet::default();
     for (member, numbers) in members.iter().zip(&numbers) {
         let own: Vec<_> = all.by_ref().take(member.pattern.alternatives.len()).collect();
-        let more: u64 = own.iter().map(|(asked, places)| load.more(cost(asked), places)).sum();
+        let new = || own.iter().filter(|(asked, _)| !known.contains(asked));
+        let more: u64 = new().map(|(asked, places)| load.more(cost(asked), places)).sum();
         if load.total + more <= most {
-            own.iter().for_each(|(asked, places)| load.add(cost(asked), places));
+            new().for_each(|(asked, places)| load.add(cost(asked), places));
+            known.extend(own.iter().map(|(asked, _)| *asked));
             continue;
         }
         let (here, fields) = own.iter().map(|(_, places)| load.here(places)).max().unwrap_or_default();
