@@ -16,7 +16,7 @@ use crate::support::process::Process;
 use crate::support::records::{Client, Record, Stored};
 use crate::support::seeded::Seeded;
 use crate::support::topics::{GROUP, drained_within, launch};
-use crate::support::{PATIENCE, World, eventually_within, functions, not_run, progress};
+use crate::support::{PATIENCE, World, eventually_within, functions, progress};
 
 /// A batch for each record: see support/broker.
 const ONE_BY_ONE: [(&str, &str); 2] = [("batch.num.messages", "1"), ("linger.ms", "0")];
@@ -261,11 +261,8 @@ async fn a_storm_of_rebalances_and_kills_loses_nothing_and_keeps_the_order_of_ev
     let name = "3 nodes, 12 partitions, 200,000 records, a kill each 5 s";
     let Some(broker) = Broker::start(&world, Storage::Memory, name).await else { return };
     let (records, seconds, seed) = match std::env::var_os("ONCUE_TEST_LONG") {
-        Some(_) => (200_000, 75, u64::from(std::process::id()) << 8 | 1),
-        None => {
-            not_run(name, "ONCUE_TEST_LONG is not set; a group of two on the mock cluster runs instead");
-            return;
-        }
+        Some(_) => (400_000, 300, u64::from(std::process::id()) << 8 | 1),
+        None => (200_000, 60, 0x5EED_CAFE),
     };
     let storm_time = Duration::from_secs(seconds);
     let client = broker.client();
