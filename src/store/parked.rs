@@ -68,17 +68,20 @@ impl Store {
             r#"with running as (
                    select count(*) as suspects, count(*) filter (where deaths > 0) as killers
                    from oncue.parked where suspect and node = $1 and lease_until >= now()
+               ), heads as (
+                   -- Of each key only the oldest, however many wait behind it.
+                   select rule, ordering_key, min(seq) as seq from oncue.parked
+                   where ordering_key is not null group by rule, ordering_key
                ), due as (
                    select p.delivery_id, p.lease_until is not null as died, r.name is not null as rule_exists, p.suspect,
                           p.deaths + (p.lease_until is not null)::int > 0 as killer,
                           row_number() over (partition by p.suspect or p.lease_until is not null,
                               p.deaths + (p.lease_until is not null)::int > 0 order by p.next_at) as place
                    from oncue.parked p left join oncue.rules r on r.name = p.rule
+                   left join heads h on h.rule = p.rule and h.ordering_key = p.ordering_key
                    where p.next_at <= now() and (p.lease_until is null or p.lease_until < now())
                      and (r.name is null or r.enabled)
-                     and (p.ordering_key is null or not exists (
-                          select 1 from oncue.parked e
-                          where e.rule = p.rule and e.ordering_key = p.ordering_key and e.seq < p.seq))
+                     and (p.ordering_key is null or p.seq = h.seq)
                    order by p.next_at limit $2
                ), chosen as (
                    select delivery_id, died, rule_exists from due, running
@@ -147,7 +150,9 @@ impl Store {
     /// Those of the database.
     pub async fn renew_claims(&self, tokens: &[Uuid], lease: Duration) -> Result<(), StoreError> {
         sqlx::query!(
-            "update oncue.parked set lease_until = now() + $2::bigint * interval '1 millisecond' where token = any($1)",
+            // What is just being settled needs no lease, and must not be waited for: it may hold what this would take next.
+            "update oncue.parked set lease_until = now() + $2::bigint * interval '1 millisecond'
+             where delivery_id in (select delivery_id from oncue.parked where token = any($1) for update skip locked)",
             tokens,
             i64::try_from(lease.as_millis()).unwrap_or(i64::MAX)
         )
