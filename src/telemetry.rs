@@ -392,6 +392,7 @@ mod tests {
         slot("telemetry-test", 1 << 20, None);
         wal_pressure("telemetry-test", 1);
         feed_lag("telemetry-test", 9, 0.5);
+        recorded("telemetry-test");
         kafka_lag("telemetry-test", "orders", 3, 9, 0.5);
         kafka_committed("telemetry-test");
         kafka_rebalanced("telemetry-test");

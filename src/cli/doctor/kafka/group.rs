@@ -122,6 +122,9 @@ mod tests {
     use super::super::super::Level;
     use super::*;
 
+    /// Committed, low, high, young, and what is told.
+    type Row = (Option<i64>, i64, i64, Option<i64>, &'static [&'static str]);
+
     fn told(committed: Option<i64>, low: i64, high: i64, young: Option<i64>) -> Vec<String> {
         let topic = TopicFacts { name: "orders".to_owned(), partitions: Vec::new() };
         let progress = [Progress { partition: 3, committed, low, high, young }];
@@ -132,25 +135,14 @@ mod tests {
 
     #[test]
     fn what_is_lost_or_about_to_be_is_told() {
-        let expired = "orders: what was to be read next of the partitions 3 has expired";
-        let table: [(Option<i64>, i64, i64, Option<i64>, &[&str]); 6] = [
+        const EXPIRED: &str = "orders: what was to be read next of the partitions 3 has expired";
+        const AGING: &str = "orders: records of the partitions 3 expire within 1m 40s and are not settled";
+        let table: [Row; 6] = [
             (Some(10), 0, 10, None, &[]),
             (Some(9), 0, 10, Some(5), &[]),
             (None, 0, 0, None, &[]),
-            (
-                Some(4),
-                0,
-                10,
-                Some(5),
-                &["orders: records of the partitions 3 expire within 1m 40s and are not settled"],
-            ),
-            (
-                Some(4),
-                5,
-                10,
-                Some(5),
-                &[expired, "orders: records of the partitions 3 expire within 1m 40s and are not settled"],
-            ),
+            (Some(4), 0, 10, Some(5), &[AGING]),
+            (Some(4), 5, 10, Some(5), &[EXPIRED, AGING]),
             (Some(11), 0, 10, None, &["orders: the partitions 3 end before what is settled: the topic was made anew"]),
         ];
         for (committed, low, high, young, expected) in table {
