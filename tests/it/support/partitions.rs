@@ -95,8 +95,9 @@ impl Group {
         let ids = || self.produced.values().map(|record| &record.id);
         let lost = ids().filter(|id| !self.settled.contains(*id)).cloned().map(Broken::Lost);
         let hollow = ids().filter(|id| self.settled.contains(*id) && !self.effects.contains_key(*id));
-        let repeated =
-            self.effects.iter().filter(|(_, times)| times.windows(2).any(|pair| !self.near_a_fault(pair[0])));
+        // An effect that was stored and not acknowledged in time is tried again: what was stored then stays.
+        let told = self.effects.iter().filter(|(id, _)| !self.unacknowledged.contains(*id));
+        let repeated = told.filter(|(_, times)| times.windows(2).any(|pair| !self.near_a_fault(pair[0])));
         let mut broken = self.at_any_time();
         broken.extend(lost.chain(hollow.cloned().map(Broken::NoEffect)));
         broken.extend(repeated.map(|(id, _)| Broken::Repeated(id.clone())).chain(self.overtakers()));
