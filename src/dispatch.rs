@@ -246,10 +246,13 @@ impl Dispatcher {
             || self.inner.rules.load().listens(trigger, ty)
     }
 
-    /// Whether any rule wants an event of `trigger` whose fields `tell` tells: without it, its source need not make one.
+    /// Whether any rule wants an event of `trigger` whose fields `tell` tells, or it is recorded: else its source need not make
+    /// one.
     #[must_use]
     pub fn wants<'e>(&self, trigger: &str, tell: impl FnOnce(&mut Fill<'_, 'e>)) -> bool {
-        self.inner.observer.is_some() || self.inner.rules.load().wants(trigger, tell)
+        self.inner.observer.is_some()
+            || self.inner.recordings.of(trigger) == What::All
+            || self.inner.rules.load().wants(trigger, tell)
     }
 
     /// Counts `count` events of the type of `sample` that no rule can want.
