@@ -73,10 +73,12 @@ impl Broker {
         Ok(())
     }
 
-    /// Produces records, each a key and a value, and waits until all are stored.
+    /// Produces records, each a key and a value, and waits until all are stored. In batches of one: from the middle of a
+    /// larger one tansu does not read on.
     pub async fn fill(&self, topic: &str, records: impl Iterator<Item = (String, String)>) -> Result<()> {
         let mut config = self.config();
-        config.set("enable.idempotence", "true").set("linger.ms", "20").set("partitioner", "murmur2_random");
+        config.set("enable.idempotence", "true").set("linger.ms", "0").set("batch.num.messages", "1");
+        config.set("partitioner", "murmur2_random");
         let producer: FutureProducer = config.create()?;
         let mut waiting: VecDeque<DeliveryFuture> = VecDeque::new();
         for (key, value) in records {

@@ -8,6 +8,7 @@ use futures::StreamExt as _;
 use rdkafka::consumer::{CommitMode, Consumer as _, StreamConsumer};
 use rdkafka::message::{Message as _, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
+use tokio::time::timeout;
 
 use crate::broker::settle;
 use crate::server::Server;
@@ -17,6 +18,8 @@ const PARTITIONS: i32 = 12;
 const KEYS: usize = 1_000;
 /// Records of one transaction and one commit of the hand-written consumer.
 const GROUP: usize = 1_000;
+/// Longest wait for a record.
+const SILENCE: Duration = Duration::from_secs(60);
 const BODY: &str = r#"{"email":"ada.lovelace@example.com","name":"Ada Lovelace","plan":"free","referrer":"a friend"}"#;
 
 pub async fn measure(server: &Server, records: usize, rounds: usize) -> Result<()> {
@@ -61,7 +64,9 @@ async fn floor(server: &Server, topic: &str, records: usize, with_output: bool) 
     let mut stream = consumer.stream().ready_chunks(GROUP);
     let (mut began, mut done) = (None, 0);
     while done < records {
-        let chunk = stream.next().await.context("the stream ended")?;
+        let chunk = timeout(SILENCE, stream.next()).await;
+        let chunk = chunk.with_context(|| format!("the hand-written consumer stands at {done} of {records}"))?;
+        let chunk = chunk.context("the stream ended")?;
         // What a node is measured from, too: the group is joined and the first record is there.
         began.get_or_insert_with(Instant::now);
         let chunk: Vec<_> = chunk.into_iter().collect::<Result<_, _>>()?;
@@ -77,7 +82,7 @@ async fn floor(server: &Server, topic: &str, records: usize, with_output: bool) 
             .await?;
         done += chunk.len();
         let last = if done < records { CommitMode::Async } else { CommitMode::Sync };
-        consumer.commit_consumer_state(last)?;
+        consumer.commit(&consumer.position()?, last)?;
     }
     Ok(records as f64 / began.map_or(Duration::ZERO, |began| began.elapsed()).as_secs_f64())
 }

@@ -77,11 +77,14 @@ impl Credit {
     }
 
     /// Takes the part for one event of `bytes` out; none when the credit is used up. A part may hold fewer bytes than
-    /// asked for when the credit has no more.
+    /// asked for when the credit has no more. With the last event the bytes that are left go back.
     pub fn split(&mut self, bytes: u64) -> Option<Self> {
         let event = self.events.as_mut()?.split(1)?;
         let has = self.bytes.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         let bytes = self.bytes.as_mut().and_then(|b| b.split(has.min(units(bytes) as usize)));
+        if self.events() == 0 {
+            self.bytes = None;
+        }
         Some(Self { events: Some(event), bytes })
     }
 
@@ -141,6 +144,18 @@ mod tests {
         let parts = [credit.split(3 << 10), credit.split(3 << 10), credit.split(1)];
         assert!(parts[0].is_some() && parts[1].is_some() && parts[2].is_none());
         assert_eq!(budget.in_flight(), (2, 4 << 10));
+    }
+
+    #[tokio::test]
+    async fn the_last_event_gives_back_the_bytes_that_are_left() {
+        let budget = Budget::new(2, 8 << 10);
+        let mut credit = budget.reserve(2, 8 << 10).await;
+        let first = credit.split(1 << 10);
+        assert_eq!(budget.in_flight(), (2, 8 << 10));
+        let last = credit.split(1 << 10);
+        assert_eq!(budget.in_flight(), (2, 2 << 10));
+        drop((first, last));
+        assert_eq!(budget.in_flight(), (0, 0));
     }
 
     #[tokio::test]

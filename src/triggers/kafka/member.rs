@@ -1,8 +1,8 @@
 //! The member: the thread that makes all calls to the consumer but commits, which have one beside it.
 //!
-//! Invariant: nothing is handed over without credit. While there is none the partitions are paused and polled all the same,
-//! so that the group keeps this member. When it ends, for whatever reason, what runs is waited for within a bound, and what
-//! is settled is committed.
+//! Invariant: nothing is handed over without credit, and none is held while more is waited for. While there is none the
+//! partitions are paused and polled all the same, so that the group keeps this member. When it ends, for whatever reason,
+//! what runs is waited for within a bound, and what is settled is committed.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -162,6 +162,9 @@ impl<'c> Reading<'c> {
         if self.credit.events() > 0 && self.bytes >= bytes {
             return true;
         }
+        // Nothing is held while more is waited for: what is held unused is what others, or this member itself, would wait
+        // for for ever.
+        (self.credit, self.bytes) = (Credit::none(), 0);
         let context = &self.group.context;
         let reserving = self.reserving.get_or_insert_with(|| {
             let (context, bytes) = (context.clone(), bytes.max(CREDIT_BYTES));
@@ -174,8 +177,7 @@ impl<'c> Reading<'c> {
         let reserved = self.group.wait(async { tokio::time::timeout(PATIENCE, reserving).await });
         let Ok((credit, reserved)) = reserved else { return false };
         self.reserving = None;
-        self.credit.merge(credit);
-        self.bytes += reserved;
+        (self.credit, self.bytes) = (credit, reserved);
         true
     }
 
