@@ -5,7 +5,7 @@
 //! Calls come from the thread that polls, but for `look`; the state is not locked over anything that waits.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::client::OAuthToken;
@@ -63,6 +63,8 @@ pub(super) struct State {
     pub(super) joined: bool,
     /// What the client complained of, and nothing has shown to be over.
     pub(super) trouble: Option<String>,
+    /// What the log and the trigger's row last said of it, and when they complained.
+    pub(super) told: Option<(Option<Instant>, String)>,
 }
 
 /// This member's place in the group, as its consumer holds it.

@@ -3,7 +3,7 @@
 //! Invariant: the consumer is given up for what it does not get over by itself; everything else is shown and waited for. A
 //! position that the partition does not have is never reset.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
@@ -15,8 +15,19 @@ use super::group::Group;
 use super::member::Reading;
 use super::place;
 
+/// How often the log and the trigger's row say what is wrong while that changes: a client that cannot connect complains of
+/// each broker in turn.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 /// How long a question to the brokers may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why nothing is read.
+pub(super) enum Trouble {
+    /// The group has given this member nothing yet, as it is after each start.
+    Joining(String),
+    /// Something is wrong.
+    Complaint(String),
+}
 
 impl Reading<'_> {
     /// Takes in what a poll complained of.
@@ -68,19 +79,36 @@ impl Reading<'_> {
 }
 
 impl Group {
-    /// Shows what the client gets over by itself, once for each text.
+    /// Shows what the client gets over by itself: in health at once, in the log and the trigger's row once for each text.
     pub(super) fn trouble(&self, text: String) {
-        self.wait(self.show_trouble(text));
+        self.wait(self.show_trouble(Trouble::Complaint(text)));
     }
 
     /// Likewise.
-    pub(super) async fn show_trouble(&self, text: String) {
-        let known = self.state().trouble.replace(text.clone());
-        if known.as_ref() == Some(&text) {
+    pub(super) async fn show_trouble(&self, trouble: Trouble) {
+        let (Trouble::Joining(text) | Trouble::Complaint(text)) = &trouble;
+        let is_told = {
+            let mut state = self.state();
+            state.trouble = Some(text.clone());
+            let is_told = state.told.as_ref().is_some_and(|(complained, told)| {
+                told == text || complained.is_some_and(|at| at.elapsed() < TELL_EVERY)
+            });
+            if !is_told {
+                let complained = matches!(trouble, Trouble::Complaint(_)).then(Instant::now);
+                state.told = Some((complained, text.clone()));
+            }
+            is_told
+        };
+        self.context.health.trigger(&self.context.name, TriggerState::Error, Some(text));
+        if is_told {
             return;
         }
-        tracing::warn!(trigger = %self.context.name, error = text, "trigger cannot read; the client tries again by itself");
-        self.context.health.trigger(&self.context.name, TriggerState::Error, Some(&text));
-        self.context.notice(NoticeKind::Failed(text)).await;
+        match &trouble {
+            Trouble::Joining(text) => tracing::info!(trigger = %self.context.name, "{text}"),
+            Trouble::Complaint(error) => {
+                tracing::warn!(trigger = %self.context.name, error, "trigger cannot read; the client tries again by itself");
+            }
+        }
+        self.context.notice(NoticeKind::Failed(text.clone())).await;
     }
 }

@@ -15,6 +15,7 @@ use crate::telemetry;
 use crate::triggers::{Failure, KafkaSpec};
 
 use super::group::Group;
+use super::trouble::Trouble;
 
 /// How often it looks.
 const EVERY: Duration = Duration::from_secs(10);
@@ -77,9 +78,9 @@ impl Watch {
     }
 
     /// What is not well, if anything.
-    async fn look(&mut self) -> Option<String> {
+    async fn look(&mut self) -> Option<Trouble> {
         if let Some(text) = self.missing_topic().await {
-            return Some(text);
+            return Some(Trouble::Complaint(text));
         }
         let (seen, joined, paused) = {
             let state = self.group.state();
@@ -94,13 +95,13 @@ impl Watch {
             (seen.collect::<Vec<_>>(), state.joined, state.paused)
         };
         if !joined {
-            return Some(format!("joining the group {}", self.group.name));
+            return Some(Trouble::Joining(format!("joining the group {}", self.group.name)));
         }
         let mut total = 0;
         for partition in &seen {
             let high = match self.bus.watermarks(&partition.topic, partition.id).await {
                 Ok((_, high)) => high,
-                Err(error) => return Some(error.to_string()),
+                Err(error) => return Some(Trouble::Complaint(error.to_string())),
             };
             total += self.show(partition, high);
             if self.waits(partition, high, paused) {
@@ -164,14 +165,15 @@ impl Watch {
         None
     }
 
-    async fn tell(&mut self, trouble: Option<String>) {
-        if let Some(text) = trouble {
+    async fn tell(&mut self, trouble: Option<Trouble>) {
+        if let Some(trouble) = trouble {
             self.is_well = false;
-            self.group.show_trouble(text).await;
+            self.group.show_trouble(trouble).await;
             return;
         }
         let (had_trouble, has_partitions) = {
             let mut state = self.group.state();
+            state.told = None;
             (state.trouble.take().is_some(), !state.partitions.is_empty())
         };
         self.group.answered();
