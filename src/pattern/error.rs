@@ -28,9 +28,9 @@ impl fmt::Display for PatternError {
         if !self.pointer.is_empty() {
             write!(out, "{}: ", printable(&self.pointer))?;
         }
-        out.write_str(&self.message)?;
+        out.write_str(&printable(&self.message))?;
         match &self.suggestion {
-            Some(suggestion) => write!(out, "; {suggestion}"),
+            Some(suggestion) => write!(out, "; {}", printable(suggestion)),
             None => Ok(()),
         }
     }

@@ -208,8 +208,17 @@ fn refusals_point_at_the_mistake_and_say_what_was_meant() {
 
 #[test]
 fn a_refusal_cannot_forge_a_line_or_move_the_cursor() {
-    let got = refusal("{\"a\\n\\u001b[2J\":[{\"\\u202e\\r\":1}]}");
-    assert!(got.chars().all(|character| !character.is_control() && character != '\u{202e}'), "{got:?}");
+    let table = [
+        "{\"a\\n\\u001b[2J\":[{\"\\u202e\\r\":1}]}",
+        // JSON takes these as they are, and what was probably meant repeats them.
+        "{\"a\":\"\u{7f}\u{9b}2J\u{202e}\"}",
+        "{\"prefix\":\"\u{7f}\"}",
+        "{\"a\":[{\"numeric\":[\"\u{9b}\",1]}]}",
+    ];
+    for pattern in table {
+        let got = refusal(pattern);
+        assert!(got.chars().all(|character| !character.is_control() && character != '\u{202e}'), "{got:?}");
+    }
 }
 
 #[test]
