@@ -14,6 +14,7 @@ use super::BusConfig;
 mod aside;
 mod callbacks;
 mod error;
+mod hint;
 mod history;
 mod inspect;
 mod log;

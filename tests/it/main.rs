@@ -44,6 +44,7 @@ mod kafka_failures;
 mod kafka_faults;
 mod kafka_gaps;
 mod kafka_group;
+mod kafka_login;
 mod kafka_order;
 mod kafka_outage;
 mod kafka_publish;

@@ -11,6 +11,7 @@ pub mod partitions;
 pub mod process;
 pub mod records;
 pub mod seeded;
+pub mod tls;
 pub mod topics;
 pub mod world;
 

@@ -14,6 +14,7 @@ use rdkafka::producer::{NoCustomPartitioner, ProducerContext};
 use rdkafka::statistics::Statistics;
 
 use super::error::code;
+use super::hint::Hint;
 use super::log::ClientLog;
 use super::token::TokenSource;
 use crate::bus::BusConfig;
@@ -28,14 +29,21 @@ pub struct Callbacks {
 struct Shared {
     log: ClientLog,
     token: Option<TokenSource>,
+    hint: Hint,
     /// The last error that says more than that nothing answers.
     error: Mutex<Option<String>>,
 }
 
 impl Callbacks {
     pub(super) fn new(bus: &str, config: &BusConfig) -> Self {
-        let shared = Shared { log: ClientLog::new(bus), token: TokenSource::of(config), error: Mutex::new(None) };
-        Self { shared: Arc::new(shared) }
+        let (log, token) = (ClientLog::new(bus), TokenSource::of(config));
+        Self { shared: Arc::new(Shared { log, token, hint: Hint::of(config), error: Mutex::new(None) }) }
+    }
+
+    /// Remembers a complaint, with what to look at.
+    fn complain(&self, reason: &str) {
+        let hint = self.shared.hint.on(reason).map(|hint| format!("; {hint}")).unwrap_or_default();
+        *self.shared.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(format!("{reason}{hint}"));
     }
 
     /// What the client complained of last: `Connect to … failed: Connection refused`, `SASL authentication error: …`.
@@ -55,6 +63,12 @@ impl ClientContext for Callbacks {
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
         self.shared.log.line(level, facility, text);
+        // Connections that end or are not made in time: it calls these no errors, and has nothing else to say of a port that
+        // expects TLS or a login, or knows neither.
+        if facility == "FAIL" && !matches!(level, RDKafkaLogLevel::Debug) {
+            let after_thread = text.strip_prefix("[thrd:").and_then(|rest| rest.split_once("]: "));
+            self.complain(after_thread.map_or(text, |(_, reason)| reason));
+        }
     }
 
     fn stats(&self, _: Statistics) {}
@@ -70,7 +84,7 @@ impl ClientContext for Callbacks {
         let facility = code.map_or_else(|| "ERROR".to_owned(), |code| format!("{code:?}"));
         self.shared.log.line(level, &facility, reason);
         if code != Some(RDKafkaErrorCode::AllBrokersDown) {
-            *self.shared.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+            self.complain(reason);
         }
     }
 

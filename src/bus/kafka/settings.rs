@@ -16,6 +16,9 @@ const CONSUMER_QUEUE_KBYTES: &str = "16384";
 const FETCH_BYTES: u64 = 16 << 20;
 /// Bytes that wait for brokers before publishing waits too; librdkafka's default is 1 GiB.
 const PRODUCER_QUEUE_KBYTES: &str = "65536";
+/// How long a probe's connection may take, TLS and login included. librdkafka looks once a second and its default is 30 s:
+/// of a port that does not speak TLS a question would end, after `ANSWER_TIMEOUT`, before there is a reason to tell.
+const PROBE_SETUP_MS: &str = "3000";
 /// librdkafka's default of `message.max.bytes`.
 const MESSAGE_BYTES: u64 = 1_000_000;
 
@@ -65,7 +68,7 @@ pub(super) fn settings(config: &BusConfig, role: Role) -> BTreeMap<String, Strin
             // How long an unknown topic may be one that is just being made.
             ("topic.metadata.propagation.max.ms", "1000"),
         ],
-        Role::Probe => &[],
+        Role::Probe => &[("socket.connection.setup.timeout.ms", PROBE_SETUP_MS)],
     };
     set("socket.keepalive.enable", "true");
     usual.iter().for_each(|(key, value)| set(key, value));
@@ -85,8 +88,9 @@ pub(super) fn settings(config: &BusConfig, role: Role) -> BTreeMap<String, Strin
     let brokers: Vec<&str> = config.url.split(',').map(str::trim).collect();
     set("bootstrap.servers", &brokers.join(","));
     set("allow.auto.create.topics", "false");
-    // A broker closes what is idle, and the client opens it again when it is needed.
-    set("log.connection.close", "false");
+    // A broker closes what is idle, and the client opens it again when it is needed. Those that only ask and write wait for an
+    // answer, and have to say why there is none.
+    set("log.connection.close", if role == Role::Consumer { "false" } else { "true" });
     settings
 }
 
@@ -116,7 +120,8 @@ fn security(config: &BusConfig, set: &mut impl FnMut(&str, &str)) {
     }
 }
 
-fn uses_tls(config: &BusConfig) -> bool {
+/// Whether connections are TLS.
+pub(super) fn uses_tls(config: &BusConfig) -> bool {
     let tls = &config.tls;
     tls.required || tls.ca.is_some() || tls.cert.is_some() || tls.key.is_some()
 }

@@ -5,6 +5,7 @@ mod producer;
 
 use std::path::PathBuf;
 
+use rdkafka::ClientContext as _;
 use rdkafka::error::KafkaError;
 use rdkafka::mocking::MockCluster;
 
@@ -235,6 +236,23 @@ fn librdkafka_makes_every_client_of_a_configuration_that_was_checked() {
         let consumer: Result<rdkafka::consumer::BaseConsumer, _> = bus.consumer("g", "test").create();
         assert!(consumer.is_ok(), "{:?}", consumer.err());
     }
+}
+
+#[test]
+fn a_connection_that_fails_is_the_reason_why_nobody_answers() {
+    let callbacks = Callbacks::new("k", &BusConfig::kafka("127.0.0.1:1"));
+    let table = [
+        (RDKafkaLogLevel::Info, "CONFWARN", "[thrd:app]: odd", None),
+        (RDKafkaLogLevel::Debug, "FAIL", "[thrd:a:1]: a:1: Disconnected", None),
+        (RDKafkaLogLevel::Info, "FAIL", "[thrd:a:1]: a:1: Disconnected", Some("a:1: Disconnected")),
+        (RDKafkaLogLevel::Warning, "FAIL", "[thrd:[::1]:1]: [::1]:1: timed out", Some("[::1]:1: timed out")),
+    ];
+    for (level, facility, text, expected) in table {
+        callbacks.log(level, facility, text);
+        assert_eq!(callbacks.last_error().as_deref(), expected);
+    }
+    callbacks.forget_error();
+    assert_eq!(callbacks.last_error(), None);
 }
 
 #[test]

@@ -40,7 +40,7 @@ impl Kafka {
 
     /// Its clients.
     pub fn client(&self) -> Client {
-        Client { servers: self.cluster.bootstrap_servers() }
+        Client::new(self.cluster.bootstrap_servers())
     }
 
     /// Cuts every broker off.

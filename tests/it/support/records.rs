@@ -51,6 +51,8 @@ pub struct Stored {
 #[derive(Clone, Debug)]
 pub struct Client {
     pub servers: String,
+    /// How they log in, as properties of librdkafka.
+    pub login: Vec<(&'static str, String)>,
 }
 
 impl Record {
@@ -82,9 +84,17 @@ impl Stored {
 }
 
 impl Client {
+    /// Clients that do not log in.
+    pub fn new(servers: String) -> Self {
+        Self { servers, login: Vec::new() }
+    }
+
     fn config(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.servers);
+        for (key, value) in &self.login {
+            config.set(*key, value);
+        }
         config
     }
 
