@@ -15,21 +15,28 @@ use crate::server::Server;
 use crate::{median, say};
 
 const PARTITIONS: i32 = 12;
-const KEYS: usize = 1_000;
 /// Records of one transaction and one commit of the hand-written consumer.
 const GROUP: usize = 1_000;
 /// Longest wait for a record.
 const SILENCE: Duration = Duration::from_secs(60);
 const BODY: &str = r#"{"email":"ada.lovelace@example.com","name":"Ada Lovelace","plan":"free","referrer":"a friend"}"#;
 
-pub async fn measure(server: &Server, records: usize, rounds: usize) -> Result<()> {
-    say(&format!("{records} records of {} bytes, {rounds} rounds, medians", BODY.len()));
+/// What is drained.
+#[derive(Clone, Copy)]
+pub struct Load {
+    pub records: usize,
+    pub keys: usize,
+}
+
+pub async fn measure(server: &Server, load: Load, rounds: usize) -> Result<()> {
+    let Load { records, keys } = load;
+    say(&format!("{records} records of {} bytes and {keys} keys, {rounds} rounds, medians", BODY.len()));
     let mut figures = [const { Vec::new() }; 4];
     for round in 0..rounds {
-        figures[0].push(floor(server, &format!("floor{round}"), records, false).await?);
-        figures[1].push(floor(server, &format!("floor-output{round}"), records, true).await?);
-        figures[2].push(oncue(server, &format!("route{round}"), records, ("publish", "k/mail.welcome")).await?);
-        figures[3].push(oncue(server, &format!("welcome{round}"), records, ("run", "welcome")).await?);
+        figures[0].push(floor(server, &format!("floor{round}"), load, false).await?);
+        figures[1].push(floor(server, &format!("floor-output{round}"), load, true).await?);
+        figures[2].push(oncue(server, &format!("route{round}"), load, ("publish", "k/mail.welcome")).await?);
+        figures[3].push(oncue(server, &format!("welcome{round}"), load, ("run", "welcome")).await?);
         say(&format!("round {}: {}", round + 1, line(&figures.each_ref().map(|f| f[round]))));
     }
     let [floor, floor_output, route, welcome] = figures.map(median);
@@ -46,14 +53,15 @@ fn line(figures: &[f64; 4]) -> String {
 }
 
 /// A topic of its own with so many records.
-async fn fill(server: &Server, topic: &str, records: usize) -> Result<()> {
+async fn fill(server: &Server, topic: &str, Load { records, keys }: Load) -> Result<()> {
     server.broker.create_topic(topic, PARTITIONS).await?;
-    server.broker.fill(topic, (0..records).map(|n| (format!("user-{}", n % KEYS), BODY.to_owned()))).await
+    server.broker.fill(topic, (0..records).map(|n| (format!("user-{}", n % keys), BODY.to_owned()))).await
 }
 
 /// The hand-written consumer: records per second from the first one to the last commit.
-async fn floor(server: &Server, topic: &str, records: usize, with_output: bool) -> Result<f64> {
-    fill(server, topic, records).await?;
+async fn floor(server: &Server, topic: &str, load: Load, with_output: bool) -> Result<f64> {
+    fill(server, topic, load).await?;
+    let records = load.records;
     let mut config = server.broker.config();
     config.set("group.id", topic).set("enable.auto.commit", "false").set("auto.offset.reset", "earliest");
     let consumer: StreamConsumer = config.create()?;
@@ -100,11 +108,11 @@ async fn output(producer: &FutureProducer, ids: &[String], bodies: &[&[u8]]) -> 
 }
 
 /// A node: records per second from the start of the first run to the last settlement, read off the ledger.
-async fn oncue(server: &Server, topic: &str, records: usize, target: (&str, &str)) -> Result<f64> {
-    fill(server, topic, records).await?;
+async fn oncue(server: &Server, topic: &str, load: Load, target: (&str, &str)) -> Result<f64> {
+    fill(server, topic, load).await?;
     let node = server.node(topic, "key", target, 256).await?;
-    server.wait_for(records).await?;
+    server.wait_for(load.records).await?;
     let seconds = server.seconds("true").await?;
     server.end(node).await?;
-    Ok(records as f64 / seconds)
+    Ok(load.records as f64 / seconds)
 }

@@ -1,9 +1,10 @@
 //! Kafka, end to end: a node beside a hand-written consumer with the same durable effect, in one run.
 //!
-//! `cargo bench --bench kafka -- [RECORDS] [ROUNDS] [drain] [parallel] [slow-key]` starts a private Postgres (fsync on) and
+//! `cargo bench --bench kafka -- [RECORDS] [ROUNDS] [KEYS] [drain] [parallel] [slow-key]` starts a private Postgres (fsync on) and
 //! a private broker (tansu in memory, from `scripts/kafka-broker`; with `KAFKA_BROKERS` the brokers at that address), and
 //! prints medians of
-//!   drain     records per second of a topic of 12 partitions, from the first to the last settled
+//!   drain     records per second of a topic of 12 partitions and 1,000 keys (of one key, a record waits until the one before
+//!             it is settled), from the first to the last settled
 //!     floor         a consumer that inserts a row for each record in groups, and commits its offsets
 //!     floor+output  the same, which also produces a record for each and waits until all of them are acknowledged
 //!     oncue route   a rule without code: match, produce, settle, commit
@@ -33,11 +34,12 @@ async fn main() -> Result<()> {
     let numbers: Vec<usize> = words.iter().filter_map(|word| word.parse().ok()).collect();
     let records = numbers.first().copied().unwrap_or(60_000);
     let rounds = numbers.get(1).copied().unwrap_or(3);
+    let keys = numbers.get(2).copied().unwrap_or(1_000);
     let named: Vec<&str> = words.iter().map(String::as_str).filter(|word| word.parse::<usize>().is_err()).collect();
     let wants = |part: &str| named.is_empty() || named.contains(&part);
     let server = Server::start().await?;
     if wants("drain") {
-        drain::measure(&server, records, rounds).await?;
+        drain::measure(&server, drain::Load { records, keys }, rounds).await?;
     }
     if wants("parallel") {
         order::parallel(&server, rounds).await?;
