@@ -123,7 +123,7 @@ async fn take(
     let version = plane.version;
     shared.dispatcher.functions().refresh(&plane);
     let (read, removed) = (plane.rules.len(), gone.as_ref().map_or(0, Vec::len));
-    verdicts.read(&plane.rules, gone.as_deref().unwrap_or_default());
+    verdicts.read(version, &plane.rules, gone.as_deref().unwrap_or_default());
     let (set, mut errors) = compiled(shared, &plane, gone).await;
     name_unreadable(&set, &plane, &mut errors);
     for (rule, error) in &errors {
@@ -201,21 +201,23 @@ fn warm(shared: &Shared, errors: Vec<(String, String)>, verdicts: Verdicts) {
                 tracing::error!(function, error, "a function that rules run cannot be loaded");
             }
         }
-        if task.dispatcher.rules().version == rules.version
-            && let Err(error) = write(&task, &rules, errors, &verdicts).await
-        {
+        if let Err(error) = write(&task, &rules, errors, &verdicts).await {
             tracing::warn!(%error, "cannot write the errors of the rules");
         }
     });
 }
 
-/// Writes what is to be said of the rules and is not in their rows.
+/// Writes what is to be said of the rules and is not in their rows, unless others took their place.
 async fn write(
     shared: &Shared,
     rules: &RuleSet,
     errors: Vec<(String, String)>,
     verdicts: &Verdicts,
 ) -> Result<(), StoreError> {
+    let _turn = verdicts.turn().await;
+    if shared.dispatcher.rules().version != rules.version {
+        return Ok(());
+    }
     let differing = verdicts.differing(rules, with_broken(shared, errors));
     if !differing.verdicts.is_empty() {
         shared.store.set_rule_verdicts(&differing.verdicts).await?;

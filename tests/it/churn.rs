@@ -145,14 +145,13 @@ async fn connections_to_postgres_may_be_cut_at_any_moment() {
     let nodes = [Node::start(&world, "one").await, Node::start(&world, "two").await];
     let what = |n: u32| if n % 10 == 3 { "f3" } else { "e0" };
     let event = |n: u32| (format!("e{n}"), format!(r#"{{"do":"{}","key":"k{}"}}"#, what(n), n % 30));
-    let mut cut = 0;
     for round in 0..40 {
         world.publish_events("work", (round * 50..round * 50 + 50).map(event)).await;
         // A commit under way may or may not have happened: the node cannot know.
         let cutting = "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'oncue'";
-        cut += world.rows(cutting).await.len();
+        // Nodes whose connections were cut just now may have none yet.
+        eventually("connections are cut", async || !world.rows(cutting).await.is_empty()).await;
     }
-    assert!(cut > 40, "{cut} connections were cut");
     eventually("all are done", async || {
         world.number("select count(*) from oncue.parked").await == 0
             && world.ledger("settlement = 'done'").await >= 4_000

@@ -50,7 +50,8 @@ async fn accept(world: &World, node: &Node, client: &Client) {
     let said = run(&manifest, &["trigger", "resume", "work", "--accept-gap"]).await;
     assert_eq!(said.code, 0, "{said:?}");
     node.ready().await;
-    assert_eq!(state(world).await, ("active".to_owned(), String::new()));
+    // The row is written after health is green.
+    eventually("the row says so", async || state(world).await == ("active".to_owned(), String::new())).await;
 }
 
 async fn ran(world: &World, id: &str) -> i64 {

@@ -3,7 +3,7 @@
 //! Invariant: what is known here is what was read or written last; a verdict that could not be written is still to be
 //! written by the next load. Shared by its copies.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::rules::RuleSet;
@@ -14,13 +14,16 @@ use crate::store::rule_rows::Verdict;
 #[derive(Clone, Default)]
 pub(super) struct Verdicts {
     known: Arc<Mutex<Known>>,
+    /// Held while verdicts are written: one of an older set must not come after one of a newer.
+    writing: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Default)]
 struct Known {
     rows: HashMap<String, Verdict>,
-    /// Rules that changed since a verdict on them was written, or found to be written already.
-    open: BTreeSet<String>,
+    /// Rules that changed since a verdict on them was written, or found to be written already, and the version that they
+    /// were read with.
+    open: BTreeMap<String, i64>,
     /// Rules whose rows have an error.
     wrong: BTreeSet<String>,
 }
@@ -28,8 +31,8 @@ struct Known {
 /// Verdicts that are not in the rows.
 pub(super) struct Differing {
     pub(super) verdicts: Vec<(String, Verdict)>,
-    /// The rules that were open when they were found.
-    open: BTreeSet<String>,
+    /// The version of the rules that they are on.
+    version: i64,
 }
 
 impl Known {
@@ -47,6 +50,11 @@ impl Verdicts {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The turn to write verdicts.
+    pub(super) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.writing.lock().await
+    }
+
     pub(super) fn knows(&self, name: &str) -> bool {
         self.known().rows.contains_key(name)
     }
@@ -60,8 +68,8 @@ impl Verdicts {
         self.known().rows.keys().filter(|name| !names.contains(*name)).cloned().collect()
     }
 
-    /// Takes in rows that were read, and forgets rules that are gone.
-    pub(super) fn read(&self, rows: &[RuleRow], gone: &[String]) {
+    /// Takes in rows that were read with `version`, and forgets rules that are gone.
+    pub(super) fn read(&self, version: i64, rows: &[RuleRow], gone: &[String]) {
         let mut known = self.known();
         for name in gone {
             known.rows.remove(name);
@@ -70,7 +78,7 @@ impl Verdicts {
         }
         for row in rows {
             known.note(&row.rule.name, Verdict { error: row.error.clone(), cost: row.cost });
-            known.open.insert(row.rule.name.clone());
+            known.open.insert(row.rule.name.clone(), version);
         }
     }
 
@@ -78,7 +86,7 @@ impl Verdicts {
     pub(super) fn differing(&self, set: &RuleSet, errors: Vec<(String, String)>) -> Differing {
         let known = self.known();
         let errors: HashMap<String, String> = errors.into_iter().collect();
-        let names: BTreeSet<&String> = known.open.iter().chain(&known.wrong).chain(errors.keys()).collect();
+        let names: BTreeSet<&String> = known.open.keys().chain(&known.wrong).chain(errors.keys()).collect();
         let differing = names.into_iter().filter_map(|name| {
             let before = known.rows.get(name)?;
             let error = errors.get(name).map(String::as_str);
@@ -89,13 +97,14 @@ impl Verdicts {
             }
             (verdict != *before).then(|| (name.clone(), verdict))
         });
-        Differing { verdicts: differing.collect(), open: known.open.clone() }
+        Differing { verdicts: differing.collect(), version: set.version }
     }
 
     /// Remembers that these were written and that nothing else was to be.
     pub(super) fn written(&self, differing: Differing) {
         let mut known = self.known();
-        known.open.retain(|name| !differing.open.contains(name));
+        // What was read since has its verdict still to come.
+        known.open.retain(|_, version| *version > differing.version);
         for (name, verdict) in differing.verdicts {
             if known.rows.contains_key(&name) {
                 known.note(&name, verdict);
