@@ -55,6 +55,8 @@ pub(super) struct Group {
 #[derive(Default)]
 pub(super) struct State {
     pub(super) partitions: Vec<Partition>,
+    /// What was given up since the member last asked: what it read of these comes again, to whom they are given next.
+    pub(super) given_up: Vec<(Arc<str>, i32)>,
     /// Why reading must end.
     pub(super) failure: Option<Failure>,
     /// Whether nothing is to be read.
@@ -289,7 +291,9 @@ impl Group {
         let mut given: Vec<Partition> = {
             let mut state = self.state();
             let is_given = |p: &mut Partition| list.find_partition(&p.topic, p.id).is_some();
-            state.partitions.extract_if(.., is_given).collect()
+            let given: Vec<Partition> = state.partitions.extract_if(.., is_given).collect();
+            state.given_up.extend(given.iter().map(|p| (Arc::clone(&p.topic), p.id)));
+            given
         };
         // What waits for its turn is the next member's.
         given.iter().for_each(|partition| partition.ownership.lose());

@@ -12,7 +12,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::KafkaError;
-use rdkafka::message::BorrowedMessage;
+use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::{ClientConfig, TopicPartitionList};
 
 use crate::dispatch::budget::Credit;
@@ -125,7 +125,9 @@ impl<'c> Reading<'c> {
     }
 
     fn poll(&mut self, timeout: Duration) -> Result<(), Failure> {
-        match self.consumer.poll(timeout) {
+        let polled = self.consumer.poll(timeout);
+        self.forget_given_up();
+        match polled {
             Some(Ok(message)) => self.waiting.push_back(message),
             Some(Err(error)) => self.complain(&error)?,
             // Others may need the credit of a trigger that is idle.
@@ -133,6 +135,18 @@ impl<'c> Reading<'c> {
             None => {}
         }
         Ok(())
+    }
+
+    /// Forgets what waits of partitions that were given up: behind it, what comes first of a partition that is given back
+    /// would be taken for handed over.
+    fn forget_given_up(&mut self) {
+        let given_up = std::mem::take(&mut self.group.state().given_up);
+        if !given_up.is_empty() {
+            let is_ours = |message: &BorrowedMessage<'_>| {
+                !given_up.iter().any(|(topic, id)| *id == message.partition() && **topic == *message.topic())
+            };
+            self.waiting.retain(is_ours);
+        }
     }
 
     fn hand_over_waiting(&mut self) -> Result<(), Failure> {
