@@ -142,19 +142,8 @@ impl Config {
     }
 }
 
-/// Reads one rule from a file: TOML, or JSON if its name ends so.
-///
-/// # Errors
-/// The mistake, with its place in a TOML file.
-pub fn read_rule(path: &Path, text: &str) -> Result<RuleEntry, ConfigError> {
-    let file = path.display().to_string();
-    let is_json = path.extension().is_some_and(|e| e == "json");
-    let node = if is_json { Node::parse_json(&file, text)? } else { Node::parse(&file, text)? };
-    rules::read(&node, "")
-}
-
-/// Reads the rules of a file: one rule, as of [`read_rule`], or every `[[rule]]` of a manifest, whose other sections are
-/// passed over.
+/// Reads the rules of a file, which is JSON if it begins with a brace and else TOML: one rule, or every `[[rule]]` of a
+/// manifest, whose other sections are passed over.
 ///
 /// # Errors
 /// The first mistake, with its place in a TOML file.

@@ -349,3 +349,26 @@ async fn functions_rules_and_triggers_are_changed_by_commands() {
     eventually("the new stream is read", async || world.ledger("settlement = 'done'").await == 2).await;
     node.stop().await;
 }
+
+/// What `rule backtest --file` tried, `rule add --file` takes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_is_added_from_every_form_of_file_that_holds_one() {
+    let (world, manifest) = project("").await;
+    expect(&manifest, 0, &["migrate"]).await;
+    let keys =
+        |name: &str| format!("name = \"{name}\"\npattern = '{{\"type\":[\"a\"]}}'\npublish = \"main/mail.welcome\"\n");
+    let section = |name: &str| format!("[[rule]]\n{}", keys(name));
+    let json = json!({ "name": "json", "match_all": true, "publish": "main/mail.welcome" }).to_string();
+    let file = |name: &str, text: &str| {
+        let path = world.dir.path().join(name);
+        std::fs::write(&path, text).expect("the file is written");
+        path.display().to_string()
+    };
+    for (name, text) in [("keys", keys("keys")), ("section", section("section")), ("json", json)] {
+        expect(&manifest, 0, &["rule", "add", "--file", &file(name, &text)]).await;
+    }
+    let two = file("two.toml", &format!("{}{}", section("one"), section("two")));
+    let said = run(&manifest, &["rule", "add", "--file", &two]).await;
+    assert!(said.code == 1 && said.err.contains("does not hold one rule"), "{said:?}");
+    assert_eq!(world.number("select count(*) from oncue.rules").await, 3);
+}

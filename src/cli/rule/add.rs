@@ -21,7 +21,7 @@ pub struct Args {
     /// The rule; with --file, the file names it
     #[arg(required_unless_present = "file")]
     name: Option<String>,
-    /// A file with the rule: JSON if its name ends so, else TOML with the keys of `[[rule]]`
+    /// A file with the rule, as TOML or JSON: one `[[rule]]`, or its keys alone
     #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "options"])]
     file: Option<PathBuf>,
     /// Replace a rule of the same name
@@ -104,7 +104,11 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
 fn read(args: &Args) -> anyhow::Result<RuleEntry> {
     if let Some(file) = &args.file {
         let text = String::from_utf8(read_input(file)?).with_context(|| format!("{} is not UTF-8", file.display()))?;
-        return Ok(config::read_rule(file, &text)?);
+        let mut rules = config::read_rules(file, &text)?;
+        let only = rules.pop().filter(|_| rules.is_empty());
+        return only.with_context(|| {
+            format!("{} does not hold one rule: `oncue apply` takes a manifest with others", file.display())
+        });
     }
     Ok(config::rule_of_options(&document(args.name.as_deref().unwrap_or_default(), &args.options))?)
 }
