@@ -97,6 +97,13 @@ pub struct Dispatcher {
     inner: Arc<Inner>,
 }
 
+/// What tasks are called of which there are thousands.
+#[derive(Debug)]
+struct Names {
+    lane: Arc<str>,
+    delivery: Arc<str>,
+}
+
 #[derive(Debug)]
 struct Inner {
     store: Store,
@@ -104,6 +111,7 @@ struct Inner {
     outputs: Outputs,
     outbox: mpsc::Sender<Vec<(OutboxKey, Output)>>,
     drain: Drain,
+    names: Names,
     functions: Functions,
     permits: Arc<Semaphore>,
     rates: Rates,
@@ -138,6 +146,7 @@ impl Dispatcher {
                 outputs,
                 outbox,
                 drain,
+                names: Names { lane: "lane".into(), delivery: "delivery".into() },
                 observer,
             }),
         }
@@ -311,13 +320,13 @@ impl Dispatcher {
         self.inner.lanes.claims()
     }
 
-    fn start(&self, delivery: Delivery) {
+    fn start(&self, delivery: Box<Delivery>) {
         let inner = Arc::clone(&self.inner);
         match delivery.lane() {
             Some(key) if delivery.claim.is_none() => {
                 if let Some(first) = self.inner.lanes.enter(&key, delivery) {
                     let run = Box::pin(inner.run_lane(key, first));
-                    self.inner.drain.spawn("lane", run);
+                    self.inner.drain.spawn(Arc::clone(&self.inner.names.lane), run);
                 }
             }
             _ => {
@@ -326,7 +335,7 @@ impl Dispatcher {
                 }
                 // Boxed at once: the task moves it several times on its way into the executor.
                 let run = Box::pin(async move { inner.run(delivery).await });
-                self.inner.drain.spawn("delivery", async move {
+                self.inner.drain.spawn(Arc::clone(&self.inner.names.delivery), async move {
                     run.await;
                 });
             }

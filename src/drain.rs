@@ -8,10 +8,7 @@ use std::{
     collections::BTreeMap,
     fmt, io,
     panic::AssertUnwindSafe,
-    sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -38,7 +35,7 @@ pub struct Token {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{} not finished in time: {}", if names.len() == 1 { "task" } else { "tasks" }, names.join(", "))]
 pub struct Unfinished {
-    /// Their names, sorted.
+    /// Their names, sorted; of one that several have, how many: `delivery (12)`.
     pub names: Vec<String>,
 }
 
@@ -54,8 +51,8 @@ pub struct Drain {
 #[derive(Debug, Default)]
 struct Tasks {
     tracker: TaskTracker,
-    running: Mutex<BTreeMap<u64, Arc<str>>>,
-    next: AtomicU64,
+    /// How many of each name.
+    running: Mutex<BTreeMap<Arc<str>, usize>>,
 }
 
 #[derive(Debug, Default)]
@@ -83,6 +80,12 @@ impl Drain {
     #[must_use]
     pub fn token(&self) -> Token {
         self.token.clone()
+    }
+
+    /// That of `token`, for those who ask often.
+    #[must_use]
+    pub fn stop_reading_token(&self) -> &CancellationToken {
+        &self.token.stop_reading
     }
 
     /// Spawns a task that works on events; it ends by itself after `stop_reading`.
@@ -183,13 +186,15 @@ impl Tasks {
         self.tracker.close();
         let waited = timeout_at(deadline, self.tracker.wait()).await;
         waited.map_err(|_| {
-            let mut names: Vec<String> = self.names().values().map(ToString::to_string).collect();
-            names.sort();
-            Unfinished { names }
+            let name = |(name, count): (&Arc<str>, &usize)| match count {
+                1 => name.to_string(),
+                count => format!("{name} ({count})"),
+            };
+            Unfinished { names: self.names().iter().map(name).collect() }
         })
     }
 
-    fn names(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<str>>> {
+    fn names(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, usize>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -197,26 +202,37 @@ impl Tasks {
 /// A task's name among the running ones, for as long as the task exists (an aborted one, too).
 struct Entry {
     tasks: Arc<Tasks>,
-    key: u64,
+    name: Arc<str>,
 }
 
 impl Entry {
     fn new(tasks: &Arc<Tasks>, name: Arc<str>) -> Self {
-        let key = tasks.next.fetch_add(1, Ordering::Relaxed);
-        tasks.names().insert(key, name);
-        Self { tasks: Arc::clone(tasks), key }
+        {
+            let mut names = tasks.names();
+            match names.get_mut(&name) {
+                Some(count) => *count += 1,
+                None => drop(names.insert(Arc::clone(&name), 1)),
+            }
+        }
+        Self { tasks: Arc::clone(tasks), name }
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.tasks.names().remove(&self.key);
+        let mut names = self.tasks.names();
+        if let Some(count) = names.get_mut(&self.name) {
+            *count -= 1;
+            if *count == 0 {
+                names.remove(&self.name);
+            }
+        }
     }
 }
 
 impl fmt::Debug for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Entry").field("key", &self.key).finish_non_exhaustive()
+        f.debug_struct("Entry").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
@@ -257,13 +273,13 @@ mod tests {
     async fn tasks_that_do_not_end_are_named_and_quit_ends_them() {
         let drain = Drain::new();
         drain.spawn("short", async {}).await.expect("it ends");
-        for name in ["trigger users", "settler"] {
+        for name in ["trigger users", "settler", "delivery", "delivery"] {
             let quit = drain.token().quit;
             drain.spawn(name, async move { quit.cancelled().await });
         }
         drain.stop_reading();
-        let unfinished = drain.finish(Duration::ZERO).await.expect_err("two tasks go on");
-        assert_eq!(unfinished.to_string(), "tasks not finished in time: settler, trigger users");
+        let unfinished = drain.finish(Duration::ZERO).await.expect_err("four tasks go on");
+        assert_eq!(unfinished.to_string(), "tasks not finished in time: delivery (2), settler, trigger users");
         drain.quit();
         assert!(drain.token().stop_reading.is_cancelled() && drain.token().finished.is_cancelled());
         drain.finish(LONG).await.expect("they quit");

@@ -4,6 +4,7 @@
 //! ours, of low cardinality, never event data. This module measures nothing by itself and serves nothing (`health`
 //! does).
 
+mod hot;
 mod logs;
 
 use std::{sync::OnceLock, time::Duration};
@@ -71,6 +72,8 @@ pub const KAFKA_COMMITS: &str = "oncue_kafka_commits_total";
 pub const KAFKA_REBALANCES: &str = "oncue_kafka_rebalances_total";
 /// Partitions that are not read for want of budget.
 pub const KAFKA_PAUSED: &str = "oncue_kafka_paused_partitions";
+/// Records that were read and wait for the budget.
+pub const KAFKA_READ_AHEAD: &str = "oncue_kafka_read_ahead_records";
 /// 0 paused, 1 active, 2 stalled, 3 gap, 4 error, 5 standby.
 pub const TRIGGER_STATE: &str = "oncue_trigger_state";
 /// Deliveries that wait for another try.
@@ -139,6 +142,7 @@ const GAUGES: &[(&str, &str)] = &[
     (KAFKA_LAG_RECORDS, "Records of a partition that are not settled."),
     (KAFKA_LAG_SECONDS, "Age of the record of a partition that was read last, while others wait."),
     (KAFKA_PAUSED, "Partitions that are not read for want of budget."),
+    (KAFKA_READ_AHEAD, "Records that were read and wait for the budget."),
     (TRIGGER_STATE, "0 paused, 1 active, 2 stalled, 3 gap, 4 error, 5 standby."),
     (PARKED, "Deliveries that wait for another try."),
     (OUTBOX_PENDING, "Events that are committed and not yet published."),
@@ -211,29 +215,32 @@ pub fn rejected(trigger: &str, class: &str) {
 
 /// `count` events were matched by at least one rule.
 pub fn matched(trigger: &str, count: u64) {
-    counter!(EVENTS_MATCHED, "trigger" => trigger.to_owned()).increment(count);
+    hot::count(EVENTS_MATCHED, "", trigger, count, |trigger| counter!(EVENTS_MATCHED, "trigger" => trigger));
 }
 
 /// `count` events were matched by no rule.
 pub fn unmatched(trigger: &str, count: u64) {
-    counter!(EVENTS_UNMATCHED, "trigger" => trigger.to_owned()).increment(count);
+    hot::count(EVENTS_UNMATCHED, "", trigger, count, |trigger| counter!(EVENTS_UNMATCHED, "trigger" => trigger));
 }
 
 /// An event of `trigger` was written to the record.
 pub fn recorded(trigger: &str) {
-    counter!(RECORDED, "trigger" => trigger.to_owned()).increment(1);
+    hot::count(RECORDED, "", trigger, 1, |trigger| counter!(RECORDED, "trigger" => trigger));
 }
 
 /// `count` deliveries of `rule` were settled as `outcome`: done, parked, dead, void or duplicate.
 pub fn delivered(rule: &str, outcome: &'static str, count: u64) {
-    counter!(DELIVERIES, "rule" => rule.to_owned(), "outcome" => outcome).increment(count);
+    let make = |rule| counter!(DELIVERIES, "rule" => rule, "outcome" => outcome);
+    hot::count(DELIVERIES, outcome, rule, count, make);
 }
 
 /// A run of `function` ended as `outcome` (the class of the outcome).
 pub fn ran(function: &str, outcome: &'static str, took: Duration, fuel: u64) {
-    counter!(RUNS, "function" => function.to_owned(), "outcome" => outcome).increment(1);
-    counter!(FUEL, "function" => function.to_owned()).increment(fuel);
-    histogram!(RUN_SECONDS, "function" => function.to_owned()).record(took);
+    let make = |function| counter!(RUNS, "function" => function, "outcome" => outcome);
+    hot::count(RUNS, outcome, function, 1, make);
+    hot::count(FUEL, "", function, fuel, |function| counter!(FUEL, "function" => function));
+    let make = |function| histogram!(RUN_SECONDS, "function" => function);
+    hot::record(RUN_SECONDS, function, took.as_secs_f64(), make);
 }
 
 /// What the node has read and not settled.
@@ -307,6 +314,12 @@ pub fn kafka_rebalanced(trigger: &str) {
 #[expect(clippy::cast_precision_loss, reason = "a count of partitions, far below 2^53")]
 pub fn kafka_paused(trigger: &str, partitions: usize) {
     gauge!(KAFKA_PAUSED, "trigger" => trigger.to_owned()).set(partitions as f64);
+}
+
+/// `records` were read and wait for the budget.
+#[expect(clippy::cast_precision_loss, reason = "a count of records in memory, far below 2^53")]
+pub fn kafka_read_ahead(trigger: &str, records: usize) {
+    gauge!(KAFKA_READ_AHEAD, "trigger" => trigger.to_owned()).set(records as f64);
 }
 
 /// The state of a trigger as a number: 0 paused, 1 active, 2 stalled, 3 gap, 4 error, 5 standby. `health` calls this.
@@ -397,6 +410,7 @@ mod tests {
         kafka_committed("telemetry-test");
         kafka_rebalanced("telemetry-test");
         kafka_paused("telemetry-test", 2);
+        kafka_read_ahead("telemetry-test", 7);
         dead_letter("telemetry-test", "trap");
         rules_loaded(5, 1, 42);
         store_up(true);

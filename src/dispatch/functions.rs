@@ -3,19 +3,17 @@
 //! Invariant: a version is compiled at most once at a time, off the event path where it is known ahead. A component
 //! that cannot be loaded is remembered with its error; a database that is away is waited for.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::{OnceCell, Semaphore};
 
 use crate::function::FunctionSpec;
 use crate::runtime::{LoadedFunction, Runtime};
 use crate::store::Store;
 use crate::store::control::ControlPlane;
-
-/// A function and one of its versions.
-pub type VersionKey = (String, u32);
 
 /// One version of a function.
 #[derive(Debug)]
@@ -35,14 +33,15 @@ pub struct Version {
 pub struct Functions {
     runtime: Runtime,
     store: Store,
-    versions: Mutex<HashMap<VersionKey, Arc<Version>>>,
+    /// By name and version.
+    versions: ArcSwap<HashMap<String, BTreeMap<u32, Arc<Version>>>>,
 }
 
 impl Functions {
     /// No functions yet.
     #[must_use]
     pub fn new(runtime: Runtime, store: Store) -> Self {
-        Self { runtime, store, versions: Mutex::new(HashMap::new()) }
+        Self { runtime, store, versions: ArcSwap::default() }
     }
 
     /// The sandbox.
@@ -53,23 +52,21 @@ impl Functions {
 
     /// Takes over what the tables say. Versions that are loaded stay loaded.
     pub fn refresh(&self, plane: &ControlPlane) {
-        let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
-        let known: HashSet<VersionKey> = plane.functions.iter().map(|f| (f.function.clone(), f.version)).collect();
-        versions.retain(|key, _| known.contains(key));
+        let mut versions: HashMap<String, BTreeMap<u32, Arc<Version>>> = HashMap::new();
         for row in &plane.functions {
-            let key = (row.function.clone(), row.version);
-            let same = versions.get(&key).is_some_and(|v| v.digest == row.digest && v.spec == row.spec);
-            if !same {
-                versions.insert(key, Arc::new(Version::new(&row.function, row.digest.clone(), row.spec.clone())));
-            }
+            let known = self.version(&row.function, row.version);
+            let same = known.filter(|v| v.digest == row.digest && v.spec == row.spec);
+            let version =
+                same.unwrap_or_else(|| Arc::new(Version::new(&row.function, row.digest.clone(), row.spec.clone())));
+            versions.entry(row.function.clone()).or_default().insert(row.version, version);
         }
+        self.versions.store(Arc::new(versions));
     }
 
     /// The version, if the tables have it.
     #[must_use]
     pub fn version(&self, name: &str, version: u32) -> Option<Arc<Version>> {
-        let versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
-        versions.get(&(name.to_owned(), version)).cloned()
+        self.versions.load().get(name)?.get(&version).cloned()
     }
 
     /// Loads `version`, or waits for whoever does.

@@ -17,13 +17,13 @@ pub(super) type LaneKey = (String, String);
 /// The lanes that have work, and the claims that run.
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
-    queues: Mutex<HashMap<LaneKey, VecDeque<Delivery>>>,
+    queues: Mutex<HashMap<LaneKey, VecDeque<Box<Delivery>>>>,
     claims: Mutex<HashSet<Uuid>>,
 }
 
 impl Lanes {
     /// Puts `delivery` into its lane; gives it back when the lane had no task, which the caller must then start.
-    pub(super) fn enter(&self, key: &LaneKey, delivery: Delivery) -> Option<Delivery> {
+    pub(super) fn enter(&self, key: &LaneKey, delivery: Box<Delivery>) -> Option<Box<Delivery>> {
         let mut queues = self.queues();
         if let Some(queue) = queues.get_mut(key) {
             queue.push_back(delivery);
@@ -33,7 +33,7 @@ impl Lanes {
         Some(delivery)
     }
 
-    fn next(&self, key: &LaneKey) -> Option<Delivery> {
+    fn next(&self, key: &LaneKey) -> Option<Box<Delivery>> {
         let mut queues = self.queues();
         let next = queues.get_mut(key).and_then(VecDeque::pop_front);
         if next.is_none() {
@@ -54,14 +54,14 @@ impl Lanes {
         self.claims.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
     }
 
-    fn queues(&self) -> MutexGuard<'_, HashMap<LaneKey, VecDeque<Delivery>>> {
+    fn queues(&self) -> MutexGuard<'_, HashMap<LaneKey, VecDeque<Box<Delivery>>>> {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Inner {
     /// Runs a lane until it is empty.
-    pub(super) async fn run_lane(self: Arc<Self>, key: LaneKey, first: Delivery) {
+    pub(super) async fn run_lane(self: Arc<Self>, key: LaneKey, first: Box<Delivery>) {
         let mut next = Some(first);
         // Set where only the tables tell: after a delivery of this lane was parked, or is known from elsewhere.
         let mut may_be_held = false;

@@ -75,7 +75,7 @@ impl Fate {
 
 impl Inner {
     /// Runs `delivery` to its settlement.
-    pub(super) async fn run(&self, delivery: Delivery) -> Ended {
+    pub(super) async fn run(&self, delivery: Box<Delivery>) -> Ended {
         if delivery.is_lost() {
             return self.abandon(delivery).await;
         }
@@ -107,7 +107,7 @@ impl Inner {
 
     /// Leaves a delivery that had not begun when the node was told to stop, or its source was lost: its source, or another
     /// node, runs it.
-    async fn abandon(&self, delivery: Delivery) -> Ended {
+    async fn abandon(&self, delivery: Box<Delivery>) -> Ended {
         if let Some(token) = delivery.claim {
             self.lanes.unclaimed(token);
             if let Err(error) = self.store.release_claim(delivery.id(), token, Duration::ZERO).await {
@@ -118,7 +118,7 @@ impl Inner {
     }
 
     /// Parks `delivery` behind an earlier one of its key, unrun.
-    pub(super) async fn hold(&self, delivery: Delivery) -> Ended {
+    pub(super) async fn hold(&self, delivery: Box<Delivery>) -> Ended {
         if delivery.sent > 1 {
             match self.lookups.is_settled(delivery.subject.id).await {
                 Some(true) => {
@@ -187,7 +187,7 @@ impl Inner {
         }
     }
 
-    async fn settle(&self, delivery: Delivery, attempts: Vec<AttemptRow>, next: Next) -> Ended {
+    async fn settle(&self, delivery: Box<Delivery>, attempts: Vec<AttemptRow>, next: Next) -> Ended {
         let fate = Fate::of(&next);
         let attempts_total = delivery.attempts_before + u32::try_from(attempts.len()).unwrap_or(u32::MAX);
         let recorded = delivery.recorded.clone();

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use time::OffsetDateTime;
 
@@ -84,7 +85,14 @@ impl Inner {
 
     /// Waits for `turn`, unless the node stops, or the source is lost or suffers too much from what waits.
     async fn in_turn<T>(&self, delivery: &Delivery, turn: impl Future<Output = T>) -> Result<T, Left> {
-        let stop = self.drain.token().stop_reading;
+        let stop = self.drain.stop_reading_token();
+        let mut turn = std::pin::pin!(turn);
+        // Mostly it is there at once, and to be told of the end of a node costs locks that all deliveries want.
+        if !stop.is_cancelled()
+            && let Some(turn) = turn.as_mut().now_or_never()
+        {
+            return if delivery.is_lost() { Err(Left::Lost) } else { Ok(turn) };
+        }
         tokio::select! {
             biased;
             () = stop.cancelled() => Err(Left::Stopped),

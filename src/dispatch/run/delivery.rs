@@ -86,7 +86,7 @@ impl Delivery {
         transport_key: Vec<u8>,
         sent: u32,
         ticket: Ticket,
-    ) -> Self {
+    ) -> Box<Self> {
         let subject = Subject {
             id,
             trigger: trigger.to_owned(),
@@ -102,7 +102,7 @@ impl Delivery {
         };
         let Planned { rule, event, ordering_key, rate_key } = planned;
         let (attempts_before, age_before, claim) = (0, Duration::ZERO, None);
-        Self {
+        Box::new(Self {
             subject,
             rule,
             event,
@@ -117,21 +117,27 @@ impl Delivery {
             recorded: None,
             since: Instant::now(),
             ticket,
-        }
+        })
     }
 
     /// Ties it to what its event was read under.
-    pub(in crate::dispatch) fn owned(self, ownership: Option<Arc<Ownership>>) -> Self {
-        Self { ownership, ..self }
+    pub(in crate::dispatch) fn owned(mut self: Box<Self>, ownership: Option<Arc<Ownership>>) -> Box<Self> {
+        self.ownership = ownership;
+        self
     }
 
     /// Has it bring its event to the record when it is settled.
-    pub(in crate::dispatch) fn recording(self, recorded: Option<Arc<Recorded>>) -> Self {
-        Self { recorded, ..self }
+    pub(in crate::dispatch) fn recording(mut self: Box<Self>, recorded: Option<Arc<Recorded>>) -> Box<Self> {
+        self.recorded = recorded;
+        self
     }
 
     /// A delivery that was parked. It runs the version that it was matched with, by the rule's present policy.
-    pub(in crate::dispatch) fn claimed(claim: &Claim, rules: &RuleSet, ticket: Ticket) -> Result<Self, NotRunnable> {
+    pub(in crate::dispatch) fn claimed(
+        claim: &Claim,
+        rules: &RuleSet,
+        ticket: Ticket,
+    ) -> Result<Box<Self>, NotRunnable> {
         let decoded = codec::from_structured(&claim.event, &codec::Limits::STORED);
         let subject = |event: Option<&Event>| Subject {
             id: claim.id,
@@ -170,7 +176,7 @@ impl Delivery {
             return Err(settled(Next::Void, Some(&event)));
         }
         let rule = rules.rule(&claim.rule).cloned().ok_or(NotRunnable::RuleHeld)?;
-        Ok(Self {
+        Ok(Box::new(Self {
             subject: subject(Some(&event)),
             rule,
             event: Arc::new(event),
@@ -185,7 +191,7 @@ impl Delivery {
             recorded: None,
             since: Instant::now(),
             ticket,
-        })
+        }))
     }
 
     /// What it is called.
