@@ -84,6 +84,11 @@ pub struct FunctionSpec {
 }
 
 impl Grants {
+    /// The buses that may be published to.
+    pub fn buses(&self) -> impl Iterator<Item = &str> {
+        self.publish.iter().filter_map(|grant| grant.split_once('/').map(|(bus, _)| bus))
+    }
+
     /// The bus that `subject` may be published to: that of the first grant whose pattern matches.
     #[must_use]
     pub fn bus_for(&self, subject: &str) -> Option<&str> {

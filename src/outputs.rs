@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::bus::Publishing;
-use crate::bus::kafka::KafkaBus;
+use crate::bus::kafka::{ClusterError, KafkaBus};
 use crate::bus::nats::NatsBus;
 use crate::bus::postgres::PostgresBus;
 use crate::delivery::DeliveryId;
@@ -119,6 +119,17 @@ impl Outputs {
     #[must_use]
     pub fn new(targets: HashMap<String, Target>) -> Self {
         Self { targets }
+    }
+
+    /// Has `bus` ready for the first event that is published to it, as far as that takes a while.
+    ///
+    /// # Errors
+    /// The bus cannot be used as it is configured.
+    pub async fn warm(&self, bus: &str) -> Result<(), ClusterError> {
+        match self.targets.get(bus) {
+            Some(Target::Kafka(bus)) => bus.warm().await,
+            _ => Ok(()),
+        }
     }
 
     /// Publishes `outputs` in order; returns when every one is stored (or sent, on a bus that publishes by core NATS).

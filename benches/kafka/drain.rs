@@ -8,7 +8,9 @@ use futures::StreamExt as _;
 use rdkafka::consumer::{CommitMode, Consumer as _, StreamConsumer};
 use rdkafka::message::{Message as _, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
+use sqlx::{Connection as _, PgConnection};
 use tokio::time::timeout;
+use uuid::Uuid;
 
 use crate::broker::settle;
 use crate::server::Server;
@@ -31,25 +33,29 @@ pub struct Load {
 pub async fn measure(server: &Server, load: Load, rounds: usize) -> Result<()> {
     let Load { records, keys } = load;
     say(&format!("{records} records of {} bytes and {keys} keys, {rounds} rounds, medians", BODY.len()));
-    let mut figures = [const { Vec::new() }; 4];
+    let mut figures = [const { Vec::new() }; 5];
     for round in 0..rounds {
-        figures[0].push(floor(server, &format!("floor{round}"), load, false).await?);
-        figures[1].push(floor(server, &format!("floor-output{round}"), load, true).await?);
-        figures[2].push(oncue(server, &format!("route{round}"), load, ("publish", "k/mail.welcome")).await?);
-        figures[3].push(oncue(server, &format!("welcome{round}"), load, ("run", "welcome")).await?);
+        figures[0].push(floor(server, &format!("floor{round}"), load, Effect::Row).await?);
+        figures[1].push(floor(server, &format!("floor-output{round}"), load, Effect::Output).await?);
+        figures[2].push(floor(server, &format!("floor-ledger{round}"), load, Effect::Ledger).await?);
+        figures[3].push(oncue(server, &format!("route{round}"), load, ("publish", "k/mail.welcome")).await?);
+        figures[4].push(oncue(server, &format!("welcome{round}"), load, ("run", "welcome")).await?);
         say(&format!("round {}: {}", round + 1, line(&figures.each_ref().map(|f| f[round]))));
     }
-    let [floor, floor_output, route, welcome] = figures.map(median);
-    say(&format!("median:  {}", line(&[floor, floor_output, route, welcome])));
-    say(&format!("oncue route   / floor+output = {:.2}", route / floor_output));
-    say(&format!("oncue welcome / floor+output = {:.2}", welcome / floor_output));
-    say(&format!("oncue welcome / floor        = {:.2}", welcome / floor));
+    let medians = figures.map(median);
+    say(&format!("median:  {}", line(&medians)));
+    let [_, output, ledger, route, welcome] = medians;
+    say(&format!("oncue route   / floor+output        = {:.2}", route / output));
+    say(&format!("oncue welcome / floor+output        = {:.2}", welcome / output));
+    say(&format!("oncue welcome / floor+output+ledger = {:.2}", welcome / ledger));
     Ok(())
 }
 
-fn line(figures: &[f64; 4]) -> String {
-    let [a, b, c, d] = figures;
-    format!("floor {a:.0}/s, floor+output {b:.0}/s, oncue route {c:.0}/s, oncue welcome {d:.0}/s")
+fn line(figures: &[f64; 5]) -> String {
+    let [a, b, c, d, e] = figures;
+    format!(
+        "floor {a:.0}/s, floor+output {b:.0}/s, floor+output+ledger {c:.0}/s, oncue route {d:.0}/s, oncue welcome {e:.0}/s"
+    )
 }
 
 /// A topic of its own with so many records.
@@ -58,8 +64,19 @@ async fn fill(server: &Server, topic: &str, Load { records, keys }: Load) -> Res
     server.broker.fill(topic, (0..records).map(|n| (format!("user-{}", n % keys), BODY.to_owned()))).await
 }
 
+/// What the hand-written consumer does with a record.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Effect {
+    /// Inserts a row with its id and its value.
+    Row,
+    /// That, and it produces a record.
+    Output,
+    /// It produces a record, and inserts what a node does: the ledger's row, with all of its indexes, and a log line.
+    Ledger,
+}
+
 /// The hand-written consumer: records per second from the first one to the last commit.
-async fn floor(server: &Server, topic: &str, load: Load, with_output: bool) -> Result<f64> {
+async fn floor(server: &Server, topic: &str, load: Load, effect: Effect) -> Result<f64> {
     fill(server, topic, load).await?;
     let records = load.records;
     let mut config = server.broker.config();
@@ -68,7 +85,7 @@ async fn floor(server: &Server, topic: &str, load: Load, with_output: bool) -> R
     let producer = server.broker.producer()?;
     consumer.subscribe(&[topic])?;
     let mut sql = server.connect().await?;
-    sqlx::query("truncate floor").execute(&mut sql).await?;
+    sqlx::raw_sql("truncate floor, floor_ledger, floor_logs").execute(&mut sql).await?;
     let mut stream = consumer.stream().ready_chunks(GROUP);
     let (mut began, mut done) = (None, 0);
     while done < records {
@@ -80,19 +97,39 @@ async fn floor(server: &Server, topic: &str, load: Load, with_output: bool) -> R
         let chunk: Vec<_> = chunk.into_iter().collect::<Result<_, _>>()?;
         let ids: Vec<String> = chunk.iter().map(|m| format!("{}/{}", m.partition(), m.offset())).collect();
         let bodies: Vec<&[u8]> = chunk.iter().map(|m| m.payload().unwrap_or_default()).collect();
-        if with_output {
+        if effect != Effect::Row {
             output(&producer, &ids, &bodies).await?;
         }
-        sqlx::query("insert into floor select * from unnest($1::text[], $2::bytea[])")
-            .bind(ids)
-            .bind(bodies)
-            .execute(&mut sql)
-            .await?;
+        match effect {
+            Effect::Row | Effect::Output => rows(&mut sql, &ids, &bodies).await?,
+            Effect::Ledger => ledger(&mut sql, &ids, done).await?,
+        }
         done += chunk.len();
         let last = if done < records { CommitMode::Async } else { CommitMode::Sync };
         consumer.commit(&consumer.position()?, last)?;
     }
     Ok(records as f64 / began.map_or(Duration::ZERO, |began| began.elapsed()).as_secs_f64())
+}
+
+async fn rows(sql: &mut PgConnection, ids: &[String], bodies: &[&[u8]]) -> Result<()> {
+    let insert = "insert into floor select * from unnest($1::text[], $2::bytea[])";
+    sqlx::query(insert).bind(ids).bind(bodies).execute(sql).await?;
+    Ok(())
+}
+
+/// In one transaction. The keys ascend, as those of deliveries do.
+async fn ledger(sql: &mut PgConnection, ids: &[String], done: usize) -> Result<()> {
+    let keys: Vec<Uuid> = (done..).take(ids.len()).map(|n| Uuid::from_u128(n as u128)).collect();
+    let mut tx = sql.begin().await?;
+    let insert = "insert into floor_ledger select delivery, 1, event, 'bench', 'oncue/trigger/bench', 'bench', 'bench',
+        'welcome', 1, 'ok', 'done', null, now(), 50, 1000, 1114112, 1, null, 'bench', now()
+        from unnest($1::uuid[], $2::text[]) as t (delivery, event)";
+    sqlx::query(insert).bind(&keys).bind(ids).execute(&mut *tx).await?;
+    let insert = "insert into floor_logs select delivery, 1, 'welcome', $2, 0 from unnest($1::uuid[]) as t (delivery)";
+    let lines = r#"[["info","welcome mail for ada.lovelace@example.com"]]"#;
+    sqlx::query(insert).bind(&keys).bind(lines).execute(&mut *tx).await?;
+    tx.commit().await?;
+    Ok(())
 }
 
 /// A record for each, with an id, all acknowledged by all replicas.

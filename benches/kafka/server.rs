@@ -88,6 +88,9 @@ impl Server {
         store.close().await;
         let server = Self { postgres, broker, home };
         server.sql("create table floor (id text primary key, body bytea not null)").await?;
+        let copies = "create table floor_ledger (like oncue.ledger including all);
+            create table floor_logs (like oncue.logs including all)";
+        server.sql(copies).await?;
         let welcome = Path::new(env!("CARGO_MANIFEST_DIR")).join("functions/welcome/welcome.wasm");
         let welcome = std::fs::read(welcome).context("functions/welcome/welcome.wasm")?;
         server.deploy("welcome", &welcome, &json!({ "grants": { "publish": ["k/mail.*"] } })).await?;

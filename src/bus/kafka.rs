@@ -7,6 +7,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 
 use super::BusConfig;
@@ -39,7 +40,7 @@ pub use self::settings::check;
 
 use self::probe::Probe;
 use self::producer::Producer;
-use self::settings::{Role, settings};
+use self::settings::{Role, delivery_timeout, settings};
 
 /// How long a question to the cluster may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -53,10 +54,14 @@ pub struct KafkaBus {
 struct Inner {
     name: Arc<str>,
     config: BusConfig,
+    /// `delivery.timeout.ms`.
+    delivery_timeout: Duration,
     /// Made when it is first used.
     probe: Mutex<Option<Arc<Probe>>>,
     /// Likewise, and made anew when it failed for good.
-    producer: Mutex<Option<Arc<Producer>>>,
+    producer: ArcSwapOption<Producer>,
+    /// Held by whoever makes the producer.
+    making: tokio::sync::Mutex<()>,
 }
 
 impl std::fmt::Debug for KafkaBus {
@@ -73,8 +78,14 @@ impl KafkaBus {
     pub fn new(name: &str, config: &BusConfig) -> Result<Self, ClusterError> {
         let bus = name.to_owned();
         check(config).map_err(|mistake| ClusterError::Config { bus, mistake })?;
-        let inner =
-            Inner { name: name.into(), config: config.clone(), probe: Mutex::default(), producer: Mutex::default() };
+        let inner = Inner {
+            name: name.into(),
+            config: config.clone(),
+            delivery_timeout: delivery_timeout(config),
+            probe: Mutex::default(),
+            producer: ArcSwapOption::empty(),
+            making: tokio::sync::Mutex::default(),
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::dispatch::functions::Version;
 use crate::rules::{Changes, Rule, RuleSet, Target};
 use crate::store::StoreError;
 use crate::store::control::{ControlPlane, NotGone};
@@ -192,8 +193,9 @@ fn warm(shared: &Shared, errors: Vec<(String, String)>, verdicts: Verdicts) {
             _ => None,
         };
         let run: BTreeSet<(String, u32)> = rules.rules().filter_map(|rule| run(&rule.rule, rule.version)).collect();
+        let run: Vec<_> = run.into_iter().filter_map(|(f, v)| functions.version(&f, v).map(|v| (f, v))).collect();
+        warm_buses(&task, &rules, run.iter().map(|(_, version)| &**version)).await;
         for (function, version) in run {
-            let Some(version) = functions.version(&function, version) else { continue };
             if task.drain.token().stop_reading.is_cancelled() {
                 return;
             }
@@ -205,6 +207,21 @@ fn warm(shared: &Shared, errors: Vec<(String, String)>, verdicts: Verdicts) {
             tracing::warn!(%error, "cannot write the errors of the rules");
         }
     });
+}
+
+/// Readies the buses that rules and the versions that they run publish to.
+async fn warm_buses(shared: &Shared, rules: &RuleSet, run: impl Iterator<Item = &Version>) {
+    let publish = rules.rules().filter_map(|rule| match &rule.rule.target {
+        Target::Publish { bus, .. } => Some(bus.clone()),
+        Target::Run { .. } => None,
+    });
+    let mut buses: BTreeSet<String> = publish.collect();
+    buses.extend(run.flat_map(|version| version.spec.grants.buses()).map(str::to_owned));
+    for bus in buses {
+        if let Err(error) = shared.dispatcher.outputs().warm(&bus).await {
+            tracing::warn!(bus, %error, "events cannot be published to this bus");
+        }
+    }
 }
 
 /// Writes what is to be said of the rules and is not in their rows, unless others took their place.

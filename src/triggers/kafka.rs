@@ -2,8 +2,10 @@
 //!
 //! Invariant: what is committed of a partition is its first record that is not settled. A position that the partition does
 //! not have any more is a gap; nothing is ever reset. All calls to a consumer but its commits come from one thread (`member`),
-//! which keeps polling whatever happens, since rebalances are served by polls. A partition has no queue of its own.
+//! which keeps polling whatever happens, since rebalances are served by polls. The client has one
+//! queue for all partitions; what was taken out of it waits in one for each (`ahead`).
 
+mod ahead;
 mod commits;
 mod group;
 mod hand_over;

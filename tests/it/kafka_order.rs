@@ -3,9 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::support::kafka::Kafka;
-use crate::support::node::Node;
 use crate::support::records::Record;
-use crate::support::topics::{GROUP, done, drained, settings, start, workshop};
+use crate::support::topics::{GROUP, done, drained, start, workshop};
 use crate::support::{World, eventually};
 
 /// Pairs of attempts of different events that ran at the same time.
@@ -176,25 +175,5 @@ async fn the_same_key_in_two_topics_is_two_keys() {
     done(&world, 3).await;
     let order: Vec<Value> = world.rows("select event_id from oncue.ledger order by settled_at").await;
     assert_eq!(order[0]["event_id"], "other 2", "{order:?}");
-    node.stop().await;
-}
-
-/// A member that held unused credit while it waited for more would wait for itself: of small records the bytes, of large
-/// ones the events.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_backlog_goes_through_a_small_budget() {
-    let (world, kafka) = (workshop(json!({}), "").await, Kafka::start(&[("work", 1)]));
-    let small = (0..3_000).map(|n| record(&format!("k{}", n % 50), n, "o0"));
-    let filler = "x".repeat(60_000);
-    let large = (3_000..3_060).map(|n| {
-        let data = format!(r#"{{"do":"o0","filler":"{filler}"}}"#);
-        Record::event(&format!("large {n}"), &format!("l{n}"), &data).in_partition(0)
-    });
-    kafka.client().produce("work", small.chain(large)).await;
-    let mut config = settings(&world, "one", kafka.bus());
-    (config.budget_events, config.budget_bytes) = (600, 2 << 20);
-    let node = Node::launch(config);
-    done(&world, 3_060).await;
-    drained(&kafka.client(), 1).await;
     node.stop().await;
 }

@@ -36,6 +36,7 @@ mod feed_types;
 mod feed_volume;
 mod hostile;
 mod hot_reload;
+mod kafka_back_pressure;
 mod kafka_bad_input;
 mod kafka_broker;
 mod kafka_doctor;

@@ -1,10 +1,10 @@
-//! The shared producer of a bus: idempotent, acks=all, made when something is first published.
+//! The shared producer of a bus: idempotent, acks=all, made when something is first published, or is to be.
 //!
 //! Invariant: an acknowledgement means that every in-sync replica has the record. A full queue makes the publisher wait,
 //! not fail; what is not acknowledged in `delivery.timeout.ms` has failed, and whoever sent it hears why. A producer that
 //! lost its place in the sequence is replaced by a new one; what it held has failed by then.
 
-use std::sync::{Arc, PoisonError, TryLockError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 
 use super::aside::Aside;
 use super::error::{code, words};
-use super::settings::{DELIVERY_TIMEOUT, Role};
+use super::settings::Role;
 use super::{Callbacks, ClusterError, KafkaBus};
 use crate::event::codec::kafka::Outgoing;
 
@@ -168,8 +168,7 @@ impl KafkaBus {
     /// How long a record may take to be acknowledged: `delivery.timeout.ms`.
     #[must_use]
     pub fn delivery_timeout(&self) -> Duration {
-        let ms = self.option("delivery.timeout.ms").and_then(|ms| ms.parse().ok());
-        ms.map_or(DELIVERY_TIMEOUT, Duration::from_millis)
+        self.inner.delivery_timeout
     }
 
     /// Sends a record to `topic`; it is stored when the acknowledgement says so. Records that are sent one after another
@@ -212,29 +211,35 @@ impl KafkaBus {
         }
     }
 
+    /// Makes the producer, if there is none, so that it is ready when something is published: librdkafka takes half a second
+    /// before the first record of an idempotent producer may leave.
+    ///
+    /// # Errors
+    /// Certificates cannot be read, say. Whether brokers answer is not waited for.
+    pub async fn warm(&self) -> Result<(), ClusterError> {
+        self.producer().await.map(drop)
+    }
+
     /// The shared producer, made anew if there is none.
     pub(super) async fn producer(&self) -> Result<Arc<Producer>, ClusterError> {
-        match self.inner.producer.try_lock() {
-            Ok(held) => {
-                if let Some(producer) = &*held {
-                    return Ok(Arc::clone(producer));
-                }
-            }
-            Err(TryLockError::Poisoned(_) | TryLockError::WouldBlock) => {}
+        let there = || self.inner.producer.load_full();
+        if let Some(producer) = there() {
+            return Ok(producer);
+        }
+        let _turn = self.inner.making.lock().await;
+        if let Some(producer) = there() {
+            return Ok(producer);
         }
         let bus = self.clone();
-        // Making the client reads certificates and starts threads; others wait for this one then.
+        // Making the client reads certificates and starts threads.
         let made = tokio::task::spawn_blocking(move || {
-            let mut held = bus.inner.producer.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(producer) = &*held {
-                return Ok(Arc::clone(producer));
-            }
             let config = bus.client(Role::Producer, &format!("oncue-{}", bus.name()));
-            let made = Arc::new(Producer::new(&config, bus.callbacks()).map_err(|e| bus.unmade(&e))?);
-            *held = Some(Arc::clone(&made));
-            Ok(made)
+            Producer::new(&config, bus.callbacks()).map_err(|e| bus.unmade(&e))
         });
-        made.await.unwrap_or_else(|error| Err(self.refused("make a producer", error.to_string())))
+        let made = made.await.unwrap_or_else(|error| Err(self.refused("make a producer", error.to_string())))?;
+        let made = Arc::new(made);
+        self.inner.producer.store(Some(Arc::clone(&made)));
+        Ok(made)
     }
 
     /// Takes a producer that is of no use any more out of service. False if it is too young for that.
@@ -242,10 +247,10 @@ impl KafkaBus {
         if producer.made.elapsed() < RENEWAL {
             return false;
         }
-        let mut held = self.inner.producer.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.as_ref().is_some_and(|held| Arc::ptr_eq(held, producer)) {
+        let producer = Some(Arc::clone(producer));
+        let held = self.inner.producer.compare_and_swap(&producer, None);
+        if held.as_ref().map(Arc::as_ptr) == producer.as_ref().map(Arc::as_ptr) {
             tracing::warn!(bus = self.name(), "the producer failed for good; making a new one");
-            *held = None;
         }
         true
     }

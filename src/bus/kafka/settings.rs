@@ -23,7 +23,7 @@ const PROBE_SETUP_MS: &str = "3000";
 const MESSAGE_BYTES: u64 = 1_000_000;
 
 /// How long a record may take to be acknowledged, where the options say nothing: as long as on NATS.
-pub(super) const DELIVERY_TIMEOUT: Duration = Duration::from_secs(5);
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a client is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +44,12 @@ pub fn check(config: &BusConfig) -> Result<(), Mistake> {
     check_brokers(&config.url)?;
     check_login(config)?;
     config.options.check(uses_tls(config))
+}
+
+/// How long a record may take to be acknowledged.
+pub(super) fn delivery_timeout(config: &BusConfig) -> Duration {
+    let ms = config.options.get("delivery.timeout.ms").and_then(|ms| ms.parse().ok());
+    ms.map_or(DELIVERY_TIMEOUT, Duration::from_millis)
 }
 
 /// The properties of a client of this role.

@@ -61,6 +61,8 @@ pub(super) struct State {
     pub(super) failure: Option<Failure>,
     /// Whether nothing is to be read.
     pub(super) paused: bool,
+    /// Whether records were read that may not be handed over now.
+    pub(super) held_up: bool,
     /// Whether the group has given this member anything yet, nothing included.
     pub(super) joined: bool,
     /// What the client complained of, and nothing has shown to be over.

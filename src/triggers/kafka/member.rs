@@ -1,10 +1,10 @@
 //! The member: the thread that makes all calls to the consumer but commits, which have one beside it.
 //!
-//! Invariant: nothing is handed over without credit, and none is held while more is waited for. While there is none the
-//! partitions are paused and polled all the same, so that the group keeps this member. When it ends, for whatever reason,
-//! what runs is waited for within a bound, and what is settled is committed.
+//! Invariant: nothing is handed over without credit, and none is held while more is waited for. What is read ahead is
+//! bounded; when there is no room for more and none comes, the partitions are paused and polled all the same, so that the
+//! group keeps this member. When it ends, for whatever reason, what runs is waited for within a bound, and what is settled
+//! is committed.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use crate::dispatch::budget::Credit;
 use crate::telemetry;
 use crate::triggers::Failure;
 
+use super::ahead::Ahead;
 use super::commits::{self, Commits};
 use super::group::{Consumer, Group, Seat};
 use super::partition::{Commit, Partition};
@@ -30,8 +31,11 @@ const TAKE_EVERY: Duration = Duration::from_millis(5);
 /// How often positions are committed, unless that many records were settled before.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
 const COMMIT_RECORDS: u64 = 1_000;
-/// How long credit is waited for without a poll.
-const PATIENCE: Duration = Duration::from_millis(250);
+/// Records that are read or handed over before anything else is looked at.
+const TURN: usize = 256;
+/// How long nothing may be polled while there is no room, before partitions are paused: pausing throws away what the client
+/// has read ahead, and it is fetched again.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// Records and bytes of one part of the budget.
 const CREDIT_EVENTS: u32 = 256;
 const CREDIT_BYTES: u64 = 1 << 20;
@@ -49,8 +53,14 @@ pub(super) struct Member {
 pub(super) struct Reading<'c> {
     pub(super) consumer: &'c Consumer,
     pub(super) group: Arc<Group>,
-    /// Read, and not handed over for want of credit.
-    waiting: VecDeque<BorrowedMessage<'c>>,
+    /// Read, and not handed over.
+    ahead: Ahead<BorrowedMessage<'c>>,
+    /// Whether more could have been read at once.
+    has_more: bool,
+    polled: Instant,
+    is_held_up: bool,
+    /// How many records the metric says are read ahead.
+    shown: usize,
     credit: Credit,
     /// Bytes that the credit is still good for.
     bytes: u64,
@@ -96,7 +106,11 @@ impl<'c> Reading<'c> {
         Self {
             consumer,
             group,
-            waiting: VecDeque::new(),
+            ahead: Ahead::new(),
+            has_more: false,
+            polled: now,
+            is_held_up: false,
+            shown: 0,
             credit: Credit::none(),
             bytes: 0,
             reserving: None,
@@ -115,70 +129,104 @@ impl<'c> Reading<'c> {
                 return Err(failure);
             }
             self.take_settled();
-            if self.waiting.is_empty() {
-                self.poll(POLL)?;
-            }
-            self.hand_over_waiting()?;
+            self.read_ahead()?;
+            self.hand_over_ahead()?;
         }
         tracing::info!(trigger = %self.group.context.name, "trigger stopped reading");
         Ok(())
     }
 
-    fn poll(&mut self, timeout: Duration) -> Result<(), Failure> {
+    /// Reads what there is, and waits for it if nothing else is to be done. Without room, only the group is answered.
+    fn read_ahead(&mut self) -> Result<(), Failure> {
+        if self.group.state().paused {
+            if !self.ahead.has_room() {
+                return self.poll(Duration::ZERO).map(drop);
+            }
+            self.pause(false);
+        }
+        if self.ahead.is_full() {
+            if self.polled.elapsed() < PATIENCE {
+                return Ok(());
+            }
+            self.pause(true);
+            return self.poll(Duration::ZERO).map(drop);
+        }
+        let mut wait = if self.ahead.is_empty() { POLL } else { Duration::ZERO };
+        for _ in 0..TURN {
+            self.has_more = self.poll(wait)?;
+            if !self.has_more || self.ahead.is_full() {
+                break;
+            }
+            wait = Duration::ZERO;
+        }
+        Ok(())
+    }
+
+    /// Whether a record came.
+    fn poll(&mut self, timeout: Duration) -> Result<bool, Failure> {
         let polled = self.consumer.poll(timeout);
+        self.polled = Instant::now();
         self.forget_given_up();
         match polled {
-            Some(Ok(message)) => self.waiting.push_back(message),
+            Some(Ok(message)) => {
+                let bytes = (message.payload_len() + message.key_len()).max(1) as u64;
+                let slot = self.ahead.slot(message.topic(), message.partition());
+                self.ahead.push(slot, bytes, message);
+                return Ok(true);
+            }
             Some(Err(error)) => self.complain(&error)?,
             // Others may need the credit of a trigger that is idle.
             None if !timeout.is_zero() => (self.credit, self.bytes) = (Credit::none(), 0),
             None => {}
         }
-        Ok(())
+        Ok(false)
     }
 
-    /// Forgets what waits of partitions that were given up: behind it, what comes first of a partition that is given back
-    /// would be taken for handed over.
+    /// Forgets what was read ahead of partitions that were given up: behind it, what comes first of a partition that is given
+    /// back would be taken for handed over.
     fn forget_given_up(&mut self) {
         let given_up = std::mem::take(&mut self.group.state().given_up);
-        if !given_up.is_empty() {
-            let is_ours = |message: &BorrowedMessage<'_>| {
-                !given_up.iter().any(|(topic, id)| *id == message.partition() && **topic == *message.topic())
-            };
-            self.waiting.retain(is_ours);
-        }
+        given_up.iter().for_each(|(topic, id)| self.ahead.forget(topic, *id));
     }
 
-    fn hand_over_waiting(&mut self) -> Result<(), Failure> {
-        while let Some(message) = self.waiting.front() {
-            let bytes = (message.payload_len() + message.key_len()).max(1) as u64;
-            if !self.has_credit(bytes) {
-                self.pause(true);
-                return self.poll(Duration::ZERO);
-            }
+    /// Hands over what credit allows.
+    fn hand_over_ahead(&mut self) -> Result<(), Failure> {
+        let is_full = self.group.state().partitions.iter().any(Partition::is_full);
+        if is_full {
+            self.hold_up(true);
+            let stop = self.group.context.stop.clone();
+            // Only what is settled makes room.
+            let _ = self.group.wait(async { tokio::time::timeout(POLL, stop.cancelled()).await });
+            return Ok(());
+        }
+        for _ in 0..TURN {
+            let next = self.ahead.next_bytes();
+            let has_credit = next.is_none_or(|bytes| self.has_credit(bytes));
+            self.hold_up(!has_credit);
+            let Some(bytes) = next.filter(|_| has_credit) else { break };
             self.bytes = self.bytes.saturating_sub(bytes);
-            let (Some(message), Some(credit)) = (self.waiting.pop_front(), self.credit.split(bytes)) else { continue };
+            let (Some(message), Some(credit)) = (self.ahead.pop(), self.credit.split(bytes)) else { break };
             self.received += u64::from(self.hand_over(&message, credit)?);
         }
-        self.pause(false);
         Ok(())
+    }
+
+    /// Says whether records were read and must wait.
+    fn hold_up(&mut self, is_held_up: bool) {
+        if std::mem::replace(&mut self.is_held_up, is_held_up) != is_held_up {
+            self.group.state().held_up = is_held_up;
+        }
     }
 
     /// Whether there is credit for a record of `bytes`, having waited for it a moment.
     fn has_credit(&mut self, bytes: u64) -> bool {
-        let is_full = self.group.state().partitions.iter().any(Partition::is_full);
-        if is_full {
-            let stop = self.group.context.stop.clone();
-            // Only what is settled makes room.
-            let _ = self.group.wait(async { tokio::time::timeout(PATIENCE, stop.cancelled()).await });
-            return false;
-        }
         if self.credit.events() > 0 && self.bytes >= bytes {
             return true;
         }
         // Nothing is held while more is waited for: what is held unused is what others, or this member itself, would wait
         // for for ever.
         (self.credit, self.bytes) = (Credit::none(), 0);
+        let patience = if self.has_more && !self.ahead.is_full() { TAKE_EVERY } else { POLL };
         let context = &self.group.context;
         let reserving = self.reserving.get_or_insert_with(|| {
             let (context, bytes) = (context.clone(), bytes.max(CREDIT_BYTES));
@@ -188,7 +236,7 @@ impl<'c> Reading<'c> {
             };
             reserve.boxed()
         });
-        let reserved = self.group.wait(async { tokio::time::timeout(PATIENCE, reserving).await });
+        let reserved = self.group.wait(async { tokio::time::timeout(patience, reserving).await });
         let Ok((credit, reserved)) = reserved else { return false };
         self.reserving = None;
         (self.credit, self.bytes) = (credit, reserved);
@@ -218,7 +266,7 @@ impl<'c> Reading<'c> {
             return;
         }
         self.taken = now;
-        telemetry::received(&self.group.context.name, std::mem::take(&mut self.received));
+        self.show();
         let (settled, runs_ahead) = {
             let mut state = self.group.state();
             let settled: u64 = state.partitions.iter_mut().map(Partition::take_released).sum();
@@ -228,6 +276,15 @@ impl<'c> Reading<'c> {
         self.learn();
         if self.settled >= COMMIT_RECORDS || runs_ahead || now.duration_since(self.committed) >= COMMIT_EVERY {
             self.commit();
+        }
+    }
+
+    fn show(&mut self) {
+        let trigger = &self.group.context.name;
+        telemetry::received(trigger, std::mem::take(&mut self.received));
+        let ahead = self.ahead.len();
+        if std::mem::replace(&mut self.shown, ahead) != ahead {
+            telemetry::kafka_read_ahead(trigger, ahead);
         }
     }
 
@@ -269,7 +326,7 @@ impl<'c> Reading<'c> {
 
     /// Waits until what was handed over is settled: without a bound if the trigger was stopped, unless the node quits.
     fn end(&mut self, is_stopped: bool) {
-        self.waiting.clear();
+        self.ahead.clear();
         (self.credit, self.reserving) = (Credit::none(), None);
         self.pause(true);
         let (quit, began) = (self.group.context.drain.token().quit, Instant::now());
@@ -285,7 +342,7 @@ impl<'c> Reading<'c> {
                 self.commit();
             }
         }
-        telemetry::received(&self.group.context.name, std::mem::take(&mut self.received));
+        self.show();
     }
 }
 

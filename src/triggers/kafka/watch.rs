@@ -82,7 +82,7 @@ impl Watch {
         if let Some(text) = self.missing_topic().await {
             return Some(Trouble::Complaint(text));
         }
-        let (seen, joined, paused) = {
+        let (seen, joined, held_up) = {
             let state = self.group.state();
             let seen = state.partitions.iter().map(|p| Seen {
                 topic: Arc::clone(&p.topic),
@@ -92,7 +92,7 @@ impl Watch {
                 in_flight: p.in_flight(),
                 newest: p.newest(),
             });
-            (seen.collect::<Vec<_>>(), state.joined, state.paused)
+            (seen.collect::<Vec<_>>(), state.joined, state.paused || state.held_up)
         };
         if !joined {
             return Some(Trouble::Joining(format!("joining the group {}", self.group.name)));
@@ -104,7 +104,7 @@ impl Watch {
                 Err(error) => return Some(Trouble::Complaint(error.to_string())),
             };
             total += self.show(partition, high);
-            if self.waits(partition, high, paused) {
+            if self.waits(partition, high, held_up) {
                 self.stalled(partition, high).await;
             }
         }
@@ -122,11 +122,11 @@ impl Watch {
     }
 
     /// Whether something has stood at the end of a partition for long, and nothing came.
-    fn waits(&mut self, seen: &Seen, high: i64, paused: bool) -> bool {
+    fn waits(&mut self, seen: &Seen, high: i64, held_up: bool) -> bool {
         let now = Instant::now();
         let (next, since) = self.moved.entry((Arc::clone(&seen.topic), seen.id)).or_insert((seen.next, now));
         // What is in flight may be all that the budget allows.
-        if *next != seen.next || high <= seen.next || paused || seen.in_flight > 0 {
+        if *next != seen.next || high <= seen.next || held_up || seen.in_flight > 0 {
             (*next, *since) = (seen.next, now);
         }
         let waits = since.elapsed() > STALL;
