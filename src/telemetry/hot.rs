@@ -35,9 +35,12 @@ impl<T> Handles<T> {
         if !is_kept && self.len == KEPT {
             *self = Self::new();
         }
-        self.len += usize::from(!is_kept);
         let labels = self.by_kind.entry(kind).or_default();
-        labels.entry(label.to_owned()).or_insert_with_key(|label| make(label.clone()))
+        if !is_kept {
+            labels.insert(label.to_owned(), make(label.to_owned()));
+            self.len += 1;
+        }
+        labels.get(label).expect("it is kept by now")
     }
 }
 

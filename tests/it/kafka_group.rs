@@ -11,12 +11,13 @@ use tokio::time::{Instant, timeout};
 
 use crate::support::broker::{Broker, Storage};
 use crate::support::kafka::Kafka;
+use crate::support::node::get;
 use crate::support::partitions::{Group, Produced, assert_kept, ran, settled, unacknowledged};
 use crate::support::process::Process;
 use crate::support::records::{Client, Record, Stored};
 use crate::support::seeded::Seeded;
 use crate::support::topics::{GROUP, drained_within, launch};
-use crate::support::{PATIENCE, World, eventually_within, functions, progress};
+use crate::support::{PATIENCE, World, eventually, eventually_within, functions, progress};
 
 /// A batch for each record: see support/broker.
 const ONE_BY_ONE: [(&str, &str); 2] = [("batch.num.messages", "1"), ("linger.ms", "0")];
@@ -147,6 +148,8 @@ impl<'a> Storm<'a> {
     async fn change(&mut self) {
         self.seen.faults.push(now());
         if let Some((name, process)) = self.guest.take() {
+            // Before it listens to signals, one kills it.
+            eventually("the guest is there", async || get(process.health, "/livez").await.is_some()).await;
             self.say(&format!("{name} leaves"));
             process.signal("TERM").await;
             self.leaving.push((name, process));

@@ -151,7 +151,11 @@ impl<'c> Reading<'c> {
             self.pause(true);
             return self.poll(Duration::ZERO).map(drop);
         }
-        let mut wait = if self.ahead.is_empty() { POLL } else { Duration::ZERO };
+        let mut wait = Duration::ZERO;
+        if self.ahead.is_empty() {
+            self.show();
+            wait = POLL;
+        }
         for _ in 0..TURN {
             self.has_more = self.poll(wait)?;
             if !self.has_more || self.ahead.is_full() {
@@ -279,9 +283,13 @@ impl<'c> Reading<'c> {
         }
     }
 
+    /// Moves the metrics: before everything that takes a while.
     fn show(&mut self) {
         let trigger = &self.group.context.name;
-        telemetry::received(trigger, std::mem::take(&mut self.received));
+        let received = std::mem::take(&mut self.received);
+        if received > 0 {
+            telemetry::received(trigger, received);
+        }
         let ahead = self.ahead.len();
         if std::mem::replace(&mut self.shown, ahead) != ahead {
             telemetry::kafka_read_ahead(trigger, ahead);
