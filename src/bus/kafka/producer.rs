@@ -268,7 +268,8 @@ impl KafkaBus {
                 let message = producer.last_error().unwrap_or_else(|| words(error));
                 SendFailure::Silence { waited: self.delivery_timeout(), message }
             }
-            Some(Code::Fatal) => {
+            // What is queued when a producer fails for good is purged: it is told what for.
+            Some(Code::Fatal | Code::PurgeQueue | Code::PurgeInflight) => {
                 let fatal = producer.client.client().fatal_error();
                 SendFailure::Refused(fatal.map_or_else(|| words(error), |(code, text)| format!("{code}: {text}")))
             }
