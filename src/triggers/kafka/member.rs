@@ -209,7 +209,9 @@ impl<'c> Reading<'c> {
             self.hold_up(!has_credit);
             let Some(bytes) = next.filter(|_| has_credit) else { break };
             self.bytes = self.bytes.saturating_sub(bytes);
-            let (Some(message), Some(credit)) = (self.ahead.pop(), self.credit.split(bytes)) else { break };
+            // The credit first: a record that is taken out must be handed over.
+            let Some(credit) = self.credit.split(bytes) else { break };
+            let Some(message) = self.ahead.pop() else { break };
             self.received += u64::from(self.hand_over(&message, credit)?);
         }
         Ok(())
