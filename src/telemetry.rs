@@ -68,6 +68,8 @@ pub const KAFKA_LAG_RECORDS: &str = "oncue_kafka_lag_records";
 pub const KAFKA_LAG_SECONDS: &str = "oncue_kafka_lag_seconds";
 /// Commits that the brokers took.
 pub const KAFKA_COMMITS: &str = "oncue_kafka_commits_total";
+/// Commits that the brokers refused.
+pub const KAFKA_COMMITS_REFUSED: &str = "oncue_kafka_commits_refused_total";
 /// Times that the group gave or took partitions.
 pub const KAFKA_REBALANCES: &str = "oncue_kafka_rebalances_total";
 /// Partitions that are not read for want of budget.
@@ -127,6 +129,7 @@ const COUNTERS: &[(&str, &str)] = &[
     (RECONNECTS, "Connections to a bus that were lost and made again."),
     (DEAD_LETTERS, "Deliveries that became dead letters, by error class."),
     (KAFKA_COMMITS, "Commits that the brokers took."),
+    (KAFKA_COMMITS_REFUSED, "Commits that the brokers refused."),
     (KAFKA_REBALANCES, "Times that the group gave or took partitions."),
     (OUTBOX_PUBLISHED, "Events published from the outbox."),
 ];
@@ -305,6 +308,11 @@ pub fn kafka_committed(trigger: &str) {
     counter!(KAFKA_COMMITS, "trigger" => trigger.to_owned()).increment(1);
 }
 
+/// The brokers refused one.
+pub fn kafka_commit_refused(trigger: &str) {
+    counter!(KAFKA_COMMITS_REFUSED, "trigger" => trigger.to_owned()).increment(1);
+}
+
 /// The group gave or took partitions.
 pub fn kafka_rebalanced(trigger: &str) {
     counter!(KAFKA_REBALANCES, "trigger" => trigger.to_owned()).increment(1);
@@ -408,6 +416,7 @@ mod tests {
         recorded("telemetry-test");
         kafka_lag("telemetry-test", "orders", 3, 9, 0.5);
         kafka_committed("telemetry-test");
+        kafka_commit_refused("telemetry-test");
         kafka_rebalanced("telemetry-test");
         kafka_paused("telemetry-test", 2);
         kafka_read_ahead("telemetry-test", 7);

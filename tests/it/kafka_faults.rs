@@ -9,6 +9,7 @@ use rdkafka::types::RDKafkaApiKey as Api;
 use serde_json::json;
 use tokio::time::Instant;
 
+use crate::support::broker::{Broker, Storage};
 use crate::support::kafka::{BROKERS, Kafka};
 use crate::support::partitions::{Group, Produced, assert_kept, ran};
 use crate::support::process::Process;
@@ -243,4 +244,22 @@ async fn what_was_settled_late_is_not_committed_over_the_new_owners_head() {
     let last = start(&world, "last", load.kafka.bus()).await;
     load.end(&world).await;
     last.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_position_that_the_brokers_have_lost_is_committed_again() {
+    let world = workshop(json!({}), "").await;
+    let Some(broker) = Broker::start(&world, Storage::Sqlite, "a broker that loses positions").await else { return };
+    let client = broker.client();
+    client.create_topic("work", PARTITIONS).await;
+    let node = start(&world, "one", broker.bus()).await;
+    client.produce("work", (0..200).map(|n| Record::new(&format!("k{n}"), r#"{"do":"o0"}"#))).await;
+    done(&world, 200).await;
+    drained(&client, PARTITIONS).await;
+    // This broker takes a commit of anybody.
+    client.commit_beside(GROUP, "work", [(1, 3), (2, 0)]);
+    assert!(!client.drained(GROUP, "work", PARTITIONS), "{:?}", client.committed(GROUP, "work", PARTITIONS));
+    drained(&client, PARTITIONS).await;
+    assert_eq!(world.number("select count(*) from oncue.ledger").await, 200, "none ran twice");
+    node.stop().await;
 }

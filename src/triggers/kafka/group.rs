@@ -4,6 +4,7 @@
 //! up, what runs is waited for, within a bound, and what is settled is committed, unless the assignment is lost already.
 //! Calls come from the thread that polls, but for `look`; the state is not locked over anything that waits.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -47,8 +48,10 @@ pub(super) struct Group {
     callbacks: Callbacks,
     runtime: Handle,
     state: Mutex<State>,
+    /// How often partitions were given up.
+    assignments: AtomicU64,
     /// Held while a commit is made: one of partitions that were given up since it was written is not made.
-    assignments: Mutex<u64>,
+    committing: Mutex<()>,
 }
 
 /// What the thread that polls and the watch share.
@@ -88,7 +91,8 @@ impl Group {
             callbacks: bus.callbacks(),
             runtime: Handle::current(),
             state: Mutex::default(),
-            assignments: Mutex::default(),
+            assignments: AtomicU64::default(),
+            committing: Mutex::default(),
         }
     }
 
@@ -96,9 +100,19 @@ impl Group {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The number of the present assignment; what holds it keeps it from passing.
-    pub(super) fn assignment(&self) -> MutexGuard<'_, u64> {
-        self.assignments.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The number of the present assignment. Under `committing`, one that passes is lost.
+    pub(super) fn assignment(&self) -> u64 {
+        self.assignments.load(Ordering::Acquire)
+    }
+
+    /// Waits until no commit is under way; none begins as long as what this gives is held.
+    pub(super) fn committing(&self) -> MutexGuard<'_, ()> {
+        self.committing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was to be committed is not to be committed any more.
+    fn pass(&self) {
+        self.assignments.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Waits on the thread that polls.
@@ -159,6 +173,8 @@ impl Group {
         if list.count() == 0 {
             return Ok(Vec::new());
         }
+        // A commit that was under way when these were lost tells less than may be known by now.
+        drop(self.committing());
         let facts = self.facts(consumer, list)?;
         let mut begins = Vec::with_capacity(facts.len());
         let (mut missing, mut passed) = (Vec::new(), Vec::new());
@@ -233,10 +249,7 @@ impl Group {
                 KafkaStart::Latest => high,
                 KafkaStart::Time(_) => of_time.unwrap_or(high).max(low),
             };
-            let committed = match element.offset() {
-                Offset::Offset(offset) => Some((offset, Note::read(&commits::metadata(&element)))),
-                _ => None,
-            };
+            let committed = commits::offset(&element).map(|at| (at, Note::read(&commits::metadata(&element))));
             let known = known.iter().find(|k| k.partition == id && k.topic == topic).map(|k| k.position);
             facts.push((topic.to_owned(), id, Facts { committed, known, low, high, start }));
         }
@@ -300,6 +313,7 @@ impl Group {
         // What waits for its turn is the next member's.
         given.iter().for_each(|partition| partition.ownership.lose());
         if is_lost {
+            self.pass();
             tracing::warn!(trigger = %self.context.name, partitions = given.len(), "an assignment was lost; its records come again");
         } else {
             self.wait(async {
@@ -309,8 +323,8 @@ impl Group {
             });
             let closing: Vec<_> = given.iter().map(Partition::closing).collect();
             let commits = commits::list(given.iter().zip(&closing));
-            let mut assignment = self.assignment();
-            *assignment += 1;
+            let _none_under_way = self.committing();
+            self.pass();
             let committed = if given.is_empty() { Ok(()) } else { consumer.commit(&commits, CommitMode::Sync) };
             if let Err(error) = committed {
                 tracing::warn!(trigger = %self.context.name, %error, "the last commit failed; records come again");
@@ -334,10 +348,7 @@ pub(super) fn position(topic: &str, id: i32, offset: i64) -> String {
 }
 
 fn offset_in(list: &TopicPartitionList, topic: &str, id: i32) -> Option<i64> {
-    match list.find_partition(topic, id)?.offset() {
-        Offset::Offset(offset) => Some(offset),
-        _ => None,
-    }
+    commits::offset(&list.find_partition(topic, id)?)
 }
 
 impl ClientContext for Seat {

@@ -20,7 +20,7 @@ use crate::telemetry;
 use crate::triggers::Failure;
 
 use super::ahead::Ahead;
-use super::commits::{self, Commits};
+use super::commits::{self, Commits, Made};
 use super::group::{Consumer, Group, Seat};
 use super::partition::{Commit, Partition};
 
@@ -31,6 +31,10 @@ const TAKE_EVERY: Duration = Duration::from_millis(5);
 /// How often positions are committed, unless that many records were settled before.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
 const COMMIT_RECORDS: u64 = 1_000;
+/// How often the brokers are asked whether they still have what was committed.
+const CHECK_EVERY: Duration = Duration::from_secs(10);
+/// How long commits may be refused before the log says so, and how often it does.
+const REFUSED_MAX: Duration = Duration::from_secs(10);
 /// Records that are read or handed over before anything else is looked at.
 const TURN: usize = 256;
 /// How long nothing may be polled while there is no room, before partitions are paused: pausing throws away what the client
@@ -68,6 +72,9 @@ pub(super) struct Reading<'c> {
     commits: Commits,
     taken: Instant,
     committed: Instant,
+    checked: Instant,
+    /// Since when every commit was refused.
+    refused: Option<Instant>,
     settled: u64,
     received: u64,
 }
@@ -117,6 +124,8 @@ impl<'c> Reading<'c> {
             commits,
             taken: now,
             committed: now,
+            checked: now,
+            refused: None,
             settled: 0,
             received: 0,
         }
@@ -283,6 +292,9 @@ impl<'c> Reading<'c> {
         if self.settled >= COMMIT_RECORDS || runs_ahead || now.duration_since(self.committed) >= COMMIT_EVERY {
             self.commit();
         }
+        if now.duration_since(self.checked) >= CHECK_EVERY {
+            self.check();
+        }
     }
 
     /// Moves the metrics: before everything that takes a while.
@@ -298,16 +310,67 @@ impl<'c> Reading<'c> {
         }
     }
 
-    /// Takes in what became of the commit that was under way.
+    /// Takes in what became of the commit, or the question, that was under way.
     fn learn(&mut self) {
-        let Some(result) = self.commits.result() else { return };
-        let trigger = &self.group.context.name;
-        match result {
-            Ok(()) => telemetry::kafka_committed(trigger),
-            Err(error) => {
-                tracing::debug!(%trigger, %error, "a commit was refused; the next one says it again");
-                self.group.state().partitions.iter_mut().for_each(Partition::unsent);
+        match self.commits.result() {
+            None => {}
+            Some(Made::Commit(Ok(()))) => {
+                self.refused = None;
+                telemetry::kafka_committed(&self.group.context.name);
             }
+            Some(Made::Commit(Err(error))) => self.refused(&error),
+            Some(Made::Check(assignment, Ok(found))) if assignment == self.group.assignment() => self.compare(&found),
+            // The next one tells.
+            Some(Made::Check(..)) => {}
+        }
+    }
+
+    fn refused(&mut self, error: &KafkaError) {
+        let trigger = &self.group.context.name;
+        telemetry::kafka_commit_refused(trigger);
+        self.group.state().partitions.iter_mut().for_each(Partition::unsent);
+        // One or two are what a rebalance takes.
+        let now = Instant::now();
+        if now.duration_since(*self.refused.get_or_insert(now)) < REFUSED_MAX {
+            tracing::debug!(%trigger, %error, "a commit was refused; the next one says it again");
+            return;
+        }
+        self.refused = Some(now);
+        let error = self.group.words(error);
+        tracing::warn!(%trigger, error, "commits are refused; whoever reads on looks up what was settled meanwhile");
+    }
+
+    /// Has committed again what the brokers have lost: an unclean election, or a late commit of a member that was given up
+    /// and that a broker took all the same.
+    fn compare(&self, found: &TopicPartitionList) {
+        for element in found.elements() {
+            let (topic, id) = (element.topic(), element.partition());
+            let brokers_have = match element.error() {
+                Ok(()) => commits::offset(&element),
+                Err(_) => continue,
+            };
+            let mut state = self.group.state();
+            let partition = state.partitions.iter_mut().find(|p| p.id == id && *p.topic == *topic);
+            if let Some(committed) = partition.and_then(|partition| partition.fell_behind(brokers_have)) {
+                let trigger = &self.group.context.name;
+                tracing::warn!(
+                    %trigger, topic, partition = id, committed, ?brokers_have,
+                    "the brokers have lost a position; it is committed again"
+                );
+            }
+        }
+    }
+
+    /// Asks the brokers what they have.
+    fn check(&mut self) {
+        if !self.commits.is_free() || self.consumer.assignment_lost() {
+            return;
+        }
+        self.checked = Instant::now();
+        let assignment = self.group.assignment();
+        let list = assigned(&self.group.state().partitions);
+        if list.count() > 0 {
+            self.commits.check(assignment, list);
         }
     }
 
@@ -316,6 +379,7 @@ impl<'c> Reading<'c> {
         if !self.commits.is_free() || self.consumer.assignment_lost() {
             return;
         }
+        let assignment = self.group.assignment();
         let list = {
             let mut state = self.group.state();
             let due = |partition: &mut Partition| -> Option<Commit> {
@@ -329,7 +393,6 @@ impl<'c> Reading<'c> {
         };
         (self.settled, self.committed) = (0, Instant::now());
         if list.count() > 0 {
-            let assignment = *self.group.assignment();
             self.commits.send(assignment, list);
         }
     }

@@ -225,6 +225,16 @@ impl Partition {
     pub(super) fn unsent(&mut self) {
         self.sent = None;
     }
+
+    /// What was committed last, if the brokers have less: they have `found`. The next commit says it again.
+    pub(super) fn fell_behind(&mut self, found: Option<i64>) -> Option<i64> {
+        let sent = self.sent.as_ref()?.offset;
+        if found.is_some_and(|found| found >= sent) {
+            return None;
+        }
+        self.unsent();
+        Some(sent)
+    }
 }
 
 #[cfg(test)]
@@ -303,6 +313,22 @@ mod tests {
         drop(second);
         assert!(partition.is_idle());
         assert_eq!(partition.closing().offset, 6, "what was given up is not settled");
+    }
+
+    #[test]
+    fn what_the_brokers_have_forgotten_is_committed_again() {
+        let mut partition = partition(10, 10, 0);
+        assert_eq!(partition.fell_behind(None), None, "nothing was committed");
+        let opening = partition.opening();
+        partition.sent(&opening);
+        assert_eq!((partition.fell_behind(Some(10)), partition.fell_behind(Some(12))), (None, None));
+        assert_eq!(partition.due(), None);
+        for found in [Some(9), None] {
+            assert_eq!(partition.fell_behind(found), Some(10));
+            let due = partition.due().expect("the brokers have less");
+            assert_eq!(due.offset, 10);
+            partition.sent(&due);
+        }
     }
 
     proptest! {

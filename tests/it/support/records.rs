@@ -188,6 +188,17 @@ impl Client {
         });
     }
 
+    /// Commits for `group` beside its members, as somebody would whom the broker should not believe.
+    pub fn commit_beside(&self, group: &str, topic: &str, offsets: impl IntoIterator<Item = (i32, i64)>) {
+        block_in_place(|| {
+            let mut list = TopicPartitionList::new();
+            for (partition, offset) in offsets {
+                list.add_partition_offset(topic, partition, Offset::Offset(offset)).expect("an offset");
+            }
+            self.member(group).commit(&list, CommitMode::Sync).expect("it is committed");
+        });
+    }
+
     /// A client that has the group's name and joins it not.
     fn member(&self, group: &str) -> BaseConsumer {
         let mut config = self.config();
