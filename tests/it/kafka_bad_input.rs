@@ -6,9 +6,10 @@ use oncue::bus::{BusConfig, Secret};
 use oncue::event::codec::kafka::Kept;
 use serde_json::json;
 
+use crate::support::batches::Batch;
 use crate::support::kafka::Kafka;
 use crate::support::records::Record;
-use crate::support::topics::{done, drained, refused, settings, start, workshop};
+use crate::support::topics::{GROUP, done, drained, refused, settings, start, workshop};
 use crate::support::{Node, World, eventually};
 
 /// What a broker and the client of these tests let through.
@@ -156,6 +157,32 @@ async fn compressed_bombs_within_the_size_limit_are_unpacked_and_judged_by_what_
     })
     .await;
     committed_and_well(&world, &node, &kafka).await;
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_cannot_be_unpacked_stops_its_partition_alone_and_says_how_to_go_on() {
+    let (world, kafka) = (workshop(json!({}), "").await, Kafka::start(&[("work", 2)]));
+    let client = kafka.client();
+    let produce = async || {
+        let record = |n| Record::new("k", r#"{"do":"o0"}"#).in_partition(n % 2);
+        client.produce("work", (0..10).map(record)).await;
+    };
+    let node = start(&world, "one", kafka.bus()).await;
+    produce().await;
+    done(&world, 10).await;
+    assert_eq!(Batch::broken().produce(&kafka.cluster.bootstrap_servers(), "work", 0).await, 5);
+    produce().await;
+    done(&world, 15).await;
+    refused(&world, &node, &["message at 5", "--group oncue-work", "--to-offset", "oncue trigger resume work"]).await;
+    eventually("the other partition is committed", async || client.committed(GROUP, "work", 2)[&1] == 10).await;
+    assert_eq!(client.committed(GROUP, "work", 2)[&0], 5, "nothing is passed over");
+    node.stop().await;
+    client.commit(GROUP, "work", [(0, 6)]);
+    let node = start(&world, "one", kafka.bus()).await;
+    done(&world, 20).await;
+    drained(&client, 2).await;
+    assert!(node.is_ready().await);
     node.stop().await;
 }
 

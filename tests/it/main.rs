@@ -49,6 +49,7 @@ mod kafka_login;
 mod kafka_order;
 mod kafka_outage;
 mod kafka_publish;
+mod kafka_transactions;
 mod kafka_trigger;
 mod kill;
 mod main_path;

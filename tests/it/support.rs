@@ -1,5 +1,6 @@
 //! What the suites share: private servers, nodes, functions made on the spot, and waiting for conditions.
 
+pub mod batches;
 pub mod broker;
 pub mod checker;
 pub mod feeds;

@@ -53,6 +53,15 @@ impl Reading<'_> {
             | Code::InconsistentGroupProtocol
             | Code::UnsupportedVersion
             | Code::UnsupportedFeature => Err(Failure::Again(self.group.words(error))),
+            Code::BadMessage | Code::BadCompression => {
+                let (name, group, words) = (&self.group.context.name, &self.group.name, self.group.words(error));
+                self.group.trouble(format!(
+                    "{words}: its partition waits, and nothing is passed over; to leave a damaged batch out: `oncue trigger pause \
+                     {name}`, kafka-consumer-groups.sh --reset-offsets --group {group} --topic TOPIC:PARTITION --to-offset NEXT \
+                     --execute, `oncue trigger resume {name}`"
+                ));
+                Ok(())
+            }
             // The watch says which.
             Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition => Ok(()),
             _ => {

@@ -41,12 +41,14 @@ pub(super) struct Watch {
     group: Arc<Group>,
     /// Since when the next record of a partition has been the same.
     moved: HashMap<(Arc<str>, i32), (i64, Instant)>,
+    /// Partitions that have no record between what comes next and their end: only ends of transactions, say.
+    void: HashMap<(Arc<str>, i32), (i64, i64)>,
     is_well: bool,
 }
 
 impl Watch {
     pub(super) fn new(bus: KafkaBus, spec: KafkaSpec, group: Arc<Group>) -> Self {
-        Self { bus, spec, group, moved: HashMap::new(), is_well: false }
+        Self { bus, spec, group, moved: HashMap::new(), void: HashMap::new(), is_well: false }
     }
 
     /// Looks until the trigger is stopped.
@@ -109,13 +111,16 @@ impl Watch {
             }
         }
         telemetry::trigger_lag(&self.group.context.name, total);
-        self.moved.retain(|(topic, id), _| seen.iter().any(|s| s.topic == *topic && s.id == *id));
+        let is_read = |(topic, id): &(Arc<str>, i32)| seen.iter().any(|s| s.topic == *topic && s.id == *id);
+        self.moved.retain(|partition, _| is_read(partition));
+        self.void.retain(|partition, _| is_read(partition));
         None
     }
 
     /// Shows the lag of a partition, in records, and gives it.
     fn show(&self, seen: &Seen, high: i64) -> u64 {
-        let lag = u64::try_from(high - seen.settled).unwrap_or(0);
+        let is_void = self.void.get(&(Arc::clone(&seen.topic), seen.id)) == Some(&(seen.settled, high));
+        let lag = if is_void { 0 } else { u64::try_from(high - seen.settled).unwrap_or(0) };
         let seconds = if lag == 0 { 0.0 } else { seen.newest.map_or(0.0, age) };
         telemetry::kafka_lag(&self.group.context.name, &seen.topic, seen.id, lag, seconds);
         lag
@@ -137,10 +142,15 @@ impl Watch {
     }
 
     /// Has the member begin anew if what waits is a record: the end of a transaction, say, is none.
-    async fn stalled(&self, seen: &Seen, high: i64) {
+    async fn stalled(&mut self, seen: &Seen, high: i64) {
         let Seen { topic, id, next, .. } = seen;
-        if !matches!(self.bus.has_record(topic, *id, *next).await, Ok(true)) {
-            return;
+        match self.bus.has_record(topic, *id, *next).await {
+            Ok(true) => {}
+            Ok(false) => {
+                self.void.insert((Arc::clone(topic), *id), (*next, high));
+                return;
+            }
+            Err(_) => return,
         }
         let text = format!("{} records of {topic}/{id} wait and none came for {} s", high - next, STALL.as_secs());
         self.group.state().failure.get_or_insert(Failure::Stalled(text));
