@@ -16,7 +16,7 @@ use oncue::runtime::{CallContext, LoadedFunction, Runtime, RuntimeConfig, bare};
 
 /// The program's own allocator.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> Result<()> {
     let calls = std::env::args().skip(1).find_map(|word| word.parse().ok()).unwrap_or(20_000);

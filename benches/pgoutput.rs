@@ -12,7 +12,7 @@ use oncue::triggers::postgres::change::{Change, Origin, Table, Transaction};
 use oncue::triggers::postgres::pgoutput::{Identity, Message, Relation, RelationColumn, decode};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Each column's type, name and value.
 const ROW: [(u32, &str, &str); 7] = [

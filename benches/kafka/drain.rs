@@ -16,6 +16,8 @@ use crate::broker::settle;
 use crate::server::Server;
 use crate::{median, say};
 
+/// The topic that every variant reads, each in a group of its own.
+const TOPIC: &str = "work";
 const PARTITIONS: i32 = 12;
 /// Records of one transaction and one commit of the hand-written consumer.
 const GROUP: usize = 1_000;
@@ -33,6 +35,7 @@ pub struct Load {
 pub async fn measure(server: &Server, load: Load, rounds: usize) -> Result<()> {
     let Load { records, keys } = load;
     say(&format!("{records} records of {} bytes and {keys} keys, {rounds} rounds, medians", BODY.len()));
+    fill(server, load).await?;
     let mut figures = [const { Vec::new() }; 5];
     for round in 0..rounds {
         figures[0].push(floor(server, &format!("floor{round}"), load, Effect::Row).await?);
@@ -58,10 +61,9 @@ fn line(figures: &[f64; 5]) -> String {
     )
 }
 
-/// A topic of its own with so many records.
-async fn fill(server: &Server, topic: &str, Load { records, keys }: Load) -> Result<()> {
-    server.broker.create_topic(topic, PARTITIONS).await?;
-    server.broker.fill(topic, (0..records).map(|n| (format!("user-{}", n % keys), BODY.to_owned()))).await
+async fn fill(server: &Server, Load { records, keys }: Load) -> Result<()> {
+    server.broker.create_topic(TOPIC, PARTITIONS).await?;
+    server.broker.fill(TOPIC, (0..records).map(|n| (format!("user-{}", n % keys), BODY.to_owned()))).await
 }
 
 /// What the hand-written consumer does with a record.
@@ -76,14 +78,12 @@ enum Effect {
 }
 
 /// The hand-written consumer: records per second from the first one to the last commit.
-async fn floor(server: &Server, topic: &str, load: Load, effect: Effect) -> Result<f64> {
-    fill(server, topic, load).await?;
-    let records = load.records;
+async fn floor(server: &Server, group: &str, Load { records, .. }: Load, effect: Effect) -> Result<f64> {
     let mut config = server.broker.config();
-    config.set("group.id", topic).set("enable.auto.commit", "false").set("auto.offset.reset", "earliest");
+    config.set("group.id", group).set("enable.auto.commit", "false").set("auto.offset.reset", "earliest");
     let consumer: StreamConsumer = config.create()?;
     let producer = server.broker.producer()?;
-    consumer.subscribe(&[topic])?;
+    consumer.subscribe(&[TOPIC])?;
     let mut sql = server.connect().await?;
     sqlx::raw_sql("truncate floor, floor_ledger, floor_logs").execute(&mut sql).await?;
     let mut stream = consumer.stream().ready_chunks(GROUP);
@@ -145,9 +145,8 @@ async fn output(producer: &FutureProducer, ids: &[String], bodies: &[&[u8]]) -> 
 }
 
 /// A node: records per second from the start of the first run to the last settlement, read off the ledger.
-async fn oncue(server: &Server, topic: &str, load: Load, target: (&str, &str)) -> Result<f64> {
-    fill(server, topic, load).await?;
-    let node = server.node(topic, "key", target, 256).await?;
+async fn oncue(server: &Server, group: &str, load: Load, target: (&str, &str)) -> Result<f64> {
+    let node = server.node((TOPIC, group), "key", target, 256).await?;
     server.wait_for(load.records).await?;
     let seconds = server.seconds("true").await?;
     server.end(node).await?;

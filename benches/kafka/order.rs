@@ -65,7 +65,7 @@ async fn run(
 ) -> Result<f64> {
     server.broker.create_topic(topic, 1).await?;
     server.broker.fill(topic, records).await?;
-    let node = server.node(topic, ordered, ("run", "sleeper"), PERMITS).await?;
+    let node = server.node((topic, topic), ordered, ("run", "sleeper"), PERMITS).await?;
     server.wait_for(count).await?;
     let seconds = server.seconds(condition).await?;
     server.end(node).await?;

@@ -135,10 +135,16 @@ impl Server {
         Ok(())
     }
 
-    /// Adds a trigger on `topic` with `ordered`, and a rule whose column `target` is `value`; starts a node with so many
-    /// permits.
-    pub async fn node(&self, topic: &str, ordered: &str, target: (&str, &str), permits: u32) -> Result<Node> {
-        let spec = json!({ "topics": [topic], "group": topic, "start": "earliest", "ordered": ordered });
+    /// Adds a trigger on `topic` for `group` with `ordered`, and a rule whose column `target` is `value`; starts a node with so
+    /// many permits.
+    pub async fn node(
+        &self,
+        (topic, group): (&str, &str),
+        ordered: &str,
+        target: (&str, &str),
+        permits: u32,
+    ) -> Result<Node> {
+        let spec = json!({ "topics": [topic], "group": group, "start": "earliest", "ordered": ordered });
         let mut sql = self.connect().await?;
         let insert = "insert into oncue.triggers (name, bus, kind, spec) values ('bench', 'k', 'kafka', $1)";
         sqlx::query(insert).bind(spec).execute(&mut sql).await?;

@@ -15,32 +15,65 @@ const KEPT: usize = 4_096;
 
 /// By metric and class, then by label.
 struct Handles<T> {
-    by_kind: HashMap<(&'static str, &'static str), HashMap<String, T, RandomState>, RandomState>,
+    kinds: Vec<Kind<T>>,
     len: usize,
 }
 
+/// A metric and a class, told by where they stand in the program: a few dozen, and each found sooner than it is hashed. One
+/// that stands there twice is two.
+struct Kind<T> {
+    metric: &'static str,
+    class: &'static str,
+    places: HashMap<String, usize, RandomState>,
+    handles: Vec<T>,
+}
+
 thread_local! {
-    static COUNTERS: RefCell<Handles<Counter>> = RefCell::new(Handles::new());
-    static HISTOGRAMS: RefCell<Handles<Histogram>> = RefCell::new(Handles::new());
+    static COUNTERS: RefCell<Handles<Counter>> = const { RefCell::new(Handles::new()) };
+    static HISTOGRAMS: RefCell<Handles<Histogram>> = const { RefCell::new(Handles::new()) };
+}
+
+impl<T> Kind<T> {
+    fn is(&self, metric: &'static str, class: &'static str) -> bool {
+        std::ptr::eq(self.metric, metric) && std::ptr::eq(self.class, class)
+    }
 }
 
 impl<T> Handles<T> {
-    fn new() -> Self {
-        Self { by_kind: HashMap::with_hasher(RandomState::default()), len: 0 }
+    const fn new() -> Self {
+        Self { kinds: Vec::new(), len: 0 }
     }
 
     fn get(&mut self, metric: &'static str, class: &'static str, label: &str, make: impl FnOnce(String) -> T) -> &T {
-        let kind = (metric, class);
-        let is_kept = self.by_kind.get(&kind).is_some_and(|labels| labels.contains_key(label));
-        if !is_kept && self.len == KEPT {
+        let found = self.kinds.iter().position(|kind| kind.is(metric, class));
+        let place = found.and_then(|at| Some((at, *self.kinds[at].places.get(label)?)));
+        let (at, place) = place.unwrap_or_else(|| self.keep(metric, class, label, make));
+        &self.kinds[at].handles[place]
+    }
+
+    #[cold]
+    fn keep(
+        &mut self,
+        metric: &'static str,
+        class: &'static str,
+        label: &str,
+        make: impl FnOnce(String) -> T,
+    ) -> (usize, usize) {
+        if self.len == KEPT {
             *self = Self::new();
         }
-        let labels = self.by_kind.entry(kind).or_default();
-        if !is_kept {
-            labels.insert(label.to_owned(), make(label.to_owned()));
-            self.len += 1;
-        }
-        labels.get(label).expect("it is kept by now")
+        self.len += 1;
+        let found = self.kinds.iter().position(|kind| kind.is(metric, class));
+        let at = found.unwrap_or_else(|| {
+            let places = HashMap::with_hasher(RandomState::default());
+            self.kinds.push(Kind { metric, class, places, handles: Vec::new() });
+            self.kinds.len() - 1
+        });
+        let Kind { places, handles, .. } = &mut self.kinds[at];
+        let place = handles.len();
+        handles.push(make(label.to_owned()));
+        places.insert(label.to_owned(), place);
+        (at, place)
     }
 }
 

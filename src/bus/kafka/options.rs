@@ -264,7 +264,7 @@ impl Options {
             ("retry.backoff.ms", 100, "retry.backoff.max.ms", 1_000, 0),
             ("session.timeout.ms", 45_000, "max.poll.interval.ms", 300_000, 0),
             ("heartbeat.interval.ms", 3_000, "session.timeout.ms", 45_000, 1),
-            ("linger.ms", 1, "delivery.timeout.ms", 5_000, 0),
+            ("linger.ms", 5, "delivery.timeout.ms", 5_000, 0),
             ("message.max.bytes", 1_000_000, "fetch.max.bytes", 1 << 30, 0),
             ("fetch.max.bytes", 0, "receive.message.max.bytes", 1 << 31, 512),
         ];

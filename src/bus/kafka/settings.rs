@@ -67,7 +67,7 @@ pub(super) fn settings(config: &BusConfig, role: Role) -> BTreeMap<String, Strin
         ],
         Role::Producer => &[
             ("delivery.timeout.ms", &DELIVERY_TIMEOUT.as_millis().to_string()),
-            ("linger.ms", "1"),
+            ("linger.ms", "5"),
             // As the Java clients do: a key has one partition, whoever writes it.
             ("partitioner", "murmur2_random"),
             ("queue.buffering.max.kbytes", PRODUCER_QUEUE_KBYTES),

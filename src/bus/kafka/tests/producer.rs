@@ -158,11 +158,11 @@ async fn a_refusal_fails_with_the_brokers_words() {
 #[tokio::test(flavor = "multi_thread")]
 async fn brokers_that_are_away_fail_a_record_in_its_time_and_take_the_next_when_they_are_back() {
     let cluster = cluster();
-    let bus = bus(&cluster, &[("delivery.timeout.ms", "1000"), ("reconnect.backoff.max.ms", "200")]);
+    let bus = bus(&cluster, &[("delivery.timeout.ms", "4000"), ("reconnect.backoff.max.ms", "200")]);
     publish(&bus, "orders", &record(None, "before")).await.expect("it is stored");
     (1..=3).for_each(|broker| cluster.broker_down(broker).expect("it goes down"));
     let text = failure(&bus, "orders", &record(None, "while")).await;
-    assert!(text.starts_with("no acknowledgement within 1000 ms: "), "{text}");
+    assert!(text.starts_with("no acknowledgement within 4000 ms: "), "{text}");
     (1..=3).for_each(|broker| cluster.broker_up(broker).expect("it comes up"));
     while publish(&bus, "orders", &record(None, "after")).await.is_err() {}
     let values: Vec<_> = read(&bus, 2).into_iter().filter_map(|(_, _, value, _)| value).collect();
