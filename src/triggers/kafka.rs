@@ -13,6 +13,7 @@ mod member;
 mod note;
 mod partition;
 mod place;
+mod positions;
 mod trouble;
 mod watch;
 

@@ -20,21 +20,15 @@ use crate::telemetry;
 use crate::triggers::Failure;
 
 use super::ahead::Ahead;
-use super::commits::{self, Commits, Made};
+use super::commits::{self, Commits};
 use super::group::{Consumer, Group, Seat};
-use super::partition::{Commit, Partition};
+use super::partition::Partition;
+use super::positions::Positions;
 
 /// How long a poll waits: how late a stop or a commit may be.
 const POLL: Duration = Duration::from_millis(100);
 /// How often settled offsets are taken in under load.
-const TAKE_EVERY: Duration = Duration::from_millis(5);
-/// How often positions are committed, unless that many records were settled before.
-const COMMIT_EVERY: Duration = Duration::from_secs(1);
-const COMMIT_RECORDS: u64 = 1_000;
-/// How often the brokers are asked whether they still have what was committed.
-const CHECK_EVERY: Duration = Duration::from_secs(10);
-/// How long commits may be refused before the log says so, and how often it does.
-const REFUSED_MAX: Duration = Duration::from_secs(10);
+pub(super) const TAKE_EVERY: Duration = Duration::from_millis(5);
 /// Records that are read or handed over before anything else is looked at.
 const TURN: usize = 256;
 /// How long nothing may be polled while there is no room, before partitions are paused: pausing throws away what the client
@@ -69,13 +63,7 @@ pub(super) struct Reading<'c> {
     /// Bytes that the credit is still good for.
     bytes: u64,
     reserving: Option<BoxFuture<'static, (Credit, u64)>>,
-    commits: Commits,
-    taken: Instant,
-    committed: Instant,
-    checked: Instant,
-    /// Since when every commit was refused.
-    refused: Option<Instant>,
-    settled: u64,
+    positions: Positions<'c>,
     received: u64,
 }
 
@@ -109,24 +97,19 @@ impl Member {
 
 impl<'c> Reading<'c> {
     fn new(consumer: &'c Consumer, group: Arc<Group>, commits: Commits) -> Self {
-        let now = Instant::now();
+        let positions = Positions::new(consumer, Arc::clone(&group), commits);
         Self {
             consumer,
             group,
             ahead: Ahead::new(),
             has_more: false,
-            polled: now,
+            polled: Instant::now(),
             is_held_up: false,
             shown: 0,
             credit: Credit::none(),
             bytes: 0,
             reserving: None,
-            commits,
-            taken: now,
-            committed: now,
-            checked: now,
-            refused: None,
-            settled: 0,
+            positions,
             received: 0,
         }
     }
@@ -276,24 +259,9 @@ impl<'c> Reading<'c> {
 
     /// Takes in what was settled, and commits when it is time.
     fn take_settled(&mut self) {
-        let now = Instant::now();
-        if now.duration_since(self.taken) < TAKE_EVERY {
-            return;
-        }
-        self.taken = now;
-        self.show();
-        let (settled, runs_ahead) = {
-            let mut state = self.group.state();
-            let settled: u64 = state.partitions.iter_mut().map(Partition::take_released).sum();
-            (settled, state.partitions.iter().any(Partition::runs_ahead))
-        };
-        self.settled += settled;
-        self.learn();
-        if self.settled >= COMMIT_RECORDS || runs_ahead || now.duration_since(self.committed) >= COMMIT_EVERY {
-            self.commit();
-        }
-        if now.duration_since(self.checked) >= CHECK_EVERY {
-            self.check();
+        if self.positions.are_due() {
+            self.show();
+            self.positions.take_settled();
         }
     }
 
@@ -310,93 +278,6 @@ impl<'c> Reading<'c> {
         }
     }
 
-    /// Takes in what became of the commit, or the question, that was under way.
-    fn learn(&mut self) {
-        match self.commits.result() {
-            None => {}
-            Some(Made::Commit(Ok(()))) => {
-                self.refused = None;
-                telemetry::kafka_committed(&self.group.context.name);
-            }
-            Some(Made::Commit(Err(error))) => self.refused(&error),
-            Some(Made::Check(assignment, Ok(found))) if assignment == self.group.assignment() => self.compare(&found),
-            // The next one tells.
-            Some(Made::Check(..)) => {}
-        }
-    }
-
-    fn refused(&mut self, error: &KafkaError) {
-        let trigger = &self.group.context.name;
-        telemetry::kafka_commit_refused(trigger);
-        self.group.state().partitions.iter_mut().for_each(Partition::unsent);
-        // One or two are what a rebalance takes.
-        let now = Instant::now();
-        if now.duration_since(*self.refused.get_or_insert(now)) < REFUSED_MAX {
-            tracing::debug!(%trigger, %error, "a commit was refused; the next one says it again");
-            return;
-        }
-        self.refused = Some(now);
-        let error = self.group.words(error);
-        tracing::warn!(%trigger, error, "commits are refused; whoever reads on looks up what was settled meanwhile");
-    }
-
-    /// Has committed again what the brokers have lost: an unclean election, or a late commit of a member that was given up
-    /// and that a broker took all the same.
-    fn compare(&self, found: &TopicPartitionList) {
-        for element in found.elements() {
-            let (topic, id) = (element.topic(), element.partition());
-            let brokers_have = match element.error() {
-                Ok(()) => commits::offset(&element),
-                Err(_) => continue,
-            };
-            let mut state = self.group.state();
-            let partition = state.partitions.iter_mut().find(|p| p.id == id && *p.topic == *topic);
-            if let Some(committed) = partition.and_then(|partition| partition.fell_behind(brokers_have)) {
-                let trigger = &self.group.context.name;
-                tracing::warn!(
-                    %trigger, topic, partition = id, committed, ?brokers_have,
-                    "the brokers have lost a position; it is committed again"
-                );
-            }
-        }
-    }
-
-    /// Asks the brokers what they have.
-    fn check(&mut self) {
-        if !self.commits.is_free() || self.consumer.assignment_lost() {
-            return;
-        }
-        self.checked = Instant::now();
-        let assignment = self.group.assignment();
-        let list = assigned(&self.group.state().partitions);
-        if list.count() > 0 {
-            self.commits.check(assignment, list);
-        }
-    }
-
-    fn commit(&mut self) {
-        // A consumer that has lost its assignment is about to be told so.
-        if !self.commits.is_free() || self.consumer.assignment_lost() {
-            return;
-        }
-        let assignment = self.group.assignment();
-        let list = {
-            let mut state = self.group.state();
-            let due = |partition: &mut Partition| -> Option<Commit> {
-                let commit = partition.due()?;
-                partition.sent(&commit);
-                Some(commit)
-            };
-            let due: Vec<Option<Commit>> = state.partitions.iter_mut().map(due).collect();
-            let due = state.partitions.iter().zip(&due).filter_map(|(p, commit)| Some((p, commit.as_ref()?)));
-            commits::list(due)
-        };
-        (self.settled, self.committed) = (0, Instant::now());
-        if list.count() > 0 {
-            self.commits.send(assignment, list);
-        }
-    }
-
     /// Waits until what was handed over is settled: without a bound if the trigger was stopped, unless the node quits.
     fn end(&mut self, is_stopped: bool) {
         self.ahead.clear();
@@ -410,10 +291,7 @@ impl<'c> Reading<'c> {
             }
             // What comes all the same is the next member's; what goes wrong is tried again by the next reader.
             let _: Option<Result<BorrowedMessage<'_>, KafkaError>> = self.consumer.poll(TAKE_EVERY);
-            self.learn();
-            if self.committed.elapsed() >= COMMIT_EVERY {
-                self.commit();
-            }
+            self.positions.go_on();
         }
         self.show();
     }
