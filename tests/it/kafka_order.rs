@@ -168,7 +168,7 @@ async fn the_same_key_in_two_topics_is_two_keys() {
     let world = workshop(json!({ "topics": ["work", "other"] }), "").await;
     let kafka = Kafka::start(&[("work", 1), ("other", 1)]);
     let node = start(&world, "one", kafka.bus()).await;
-    kafka.client().produce("work", [record("k", 0, "z3"), record("k", 1, "o0")]).await;
+    kafka.client().produce("work", [record("k", 0, "z9"), record("k", 1, "o0")]).await;
     eventually("it runs", async || node.metric("oncue_in_flight_events").await.is_some_and(|events| events > 0.0))
         .await;
     kafka.client().produce("other", [record("other", 2, "o0")]).await;

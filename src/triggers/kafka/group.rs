@@ -173,8 +173,6 @@ impl Group {
         if list.count() == 0 {
             return Ok(Vec::new());
         }
-        // A commit that was under way when these were lost tells less than may be known by now.
-        drop(self.committing());
         let facts = self.facts(consumer, list)?;
         let mut begins = Vec::with_capacity(facts.len());
         let (mut missing, mut passed) = (Vec::new(), Vec::new());

@@ -19,7 +19,7 @@ use super::partition::{Commit, Partition};
 /// How often positions are committed, unless that many records were settled before.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
 const COMMIT_RECORDS: u64 = 1_000;
-/// How often the brokers are asked whether they still have what was committed.
+/// How often the brokers are asked whether they still have what was committed, while nothing is.
 const CHECK_EVERY: Duration = Duration::from_secs(10);
 /// How long commits may be refused before the log says so, and how often it does.
 const REFUSED_MAX: Duration = Duration::from_secs(10);
@@ -31,6 +31,8 @@ pub(super) struct Positions<'c> {
     commits: Commits,
     taken: Instant,
     committed: Instant,
+    /// When there was something to commit.
+    sent: Instant,
     checked: Instant,
     /// Since when every commit was refused.
     refused: Option<Instant>,
@@ -41,7 +43,17 @@ pub(super) struct Positions<'c> {
 impl<'c> Positions<'c> {
     pub(super) fn new(consumer: &'c Consumer, group: Arc<Group>, commits: Commits) -> Self {
         let now = Instant::now();
-        Self { consumer, group, commits, taken: now, committed: now, checked: now, refused: None, settled: 0 }
+        Self {
+            consumer,
+            group,
+            commits,
+            taken: now,
+            committed: now,
+            sent: now,
+            checked: now,
+            refused: None,
+            settled: 0,
+        }
     }
 
     /// Whether it is time to take in what was settled.
@@ -62,7 +74,8 @@ impl<'c> Positions<'c> {
         if self.settled >= COMMIT_RECORDS || runs_ahead || self.committed.elapsed() >= COMMIT_EVERY {
             self.commit();
         }
-        if self.checked.elapsed() >= CHECK_EVERY {
+        // What is committed later says more than what would be asked for now.
+        if self.sent.elapsed() >= CHECK_EVERY && self.checked.elapsed() >= CHECK_EVERY {
             self.check();
         }
     }
@@ -158,6 +171,7 @@ impl<'c> Positions<'c> {
         };
         (self.settled, self.committed) = (0, Instant::now());
         if list.count() > 0 {
+            self.sent = Instant::now();
             self.commits.send(assignment, list);
         }
     }
