@@ -172,10 +172,7 @@ impl Client {
     /// Commits for `group`, as somebody with a tool would: as its only member for a moment.
     pub fn commit(&self, group: &str, topic: &str, offsets: impl IntoIterator<Item = (i32, i64)>) {
         block_in_place(|| {
-            let mut list = TopicPartitionList::new();
-            for (partition, offset) in offsets {
-                list.add_partition_offset(topic, partition, Offset::Offset(offset)).expect("an offset");
-            }
+            let list = positions(topic, offsets);
             let member = self.member(group);
             member.subscribe(&[topic]).expect("it is subscribed");
             let deadline = Instant::now() + ANSWER;
@@ -191,10 +188,7 @@ impl Client {
     /// Commits for `group` beside its members, as somebody would whom the broker should not believe.
     pub fn commit_beside(&self, group: &str, topic: &str, offsets: impl IntoIterator<Item = (i32, i64)>) {
         block_in_place(|| {
-            let mut list = TopicPartitionList::new();
-            for (partition, offset) in offsets {
-                list.add_partition_offset(topic, partition, Offset::Offset(offset)).expect("an offset");
-            }
+            let list = positions(topic, offsets);
             self.member(group).commit(&list, CommitMode::Sync).expect("it is committed");
         });
     }
@@ -281,6 +275,14 @@ impl Record {
         }
         producer.send_result(record).unwrap_or_else(|(error, _)| panic!("it is sent: {error}"))
     }
+}
+
+fn positions(topic: &str, offsets: impl IntoIterator<Item = (i32, i64)>) -> TopicPartitionList {
+    let mut list = TopicPartitionList::new();
+    for (partition, offset) in offsets {
+        list.add_partition_offset(topic, partition, Offset::Offset(offset)).expect("an offset");
+    }
+    list
 }
 
 async fn settle(waiting: &mut Vec<DeliveryFuture>, stored: &mut Vec<(i32, i64)>) {
