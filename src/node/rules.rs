@@ -127,7 +127,7 @@ async fn take(
     verdicts.read(version, &plane.rules, gone.as_deref().unwrap_or_default());
     let (set, mut errors) = compiled(shared, &plane, gone).await;
     name_unreadable(&set, &plane, &mut errors);
-    for (rule, error) in &errors {
+    for (rule, error) in verdicts.unlogged(&errors) {
         tracing::warn!(rule, error, "rule quarantined");
     }
     telemetry::rules_loaded(set.len(), errors.len(), version);

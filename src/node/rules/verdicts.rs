@@ -26,6 +26,8 @@ struct Known {
     open: BTreeMap<String, i64>,
     /// Rules whose rows have an error.
     wrong: BTreeSet<String>,
+    /// The errors that the log has.
+    logged: HashMap<String, String>,
 }
 
 /// Verdicts that are not in the rows.
@@ -82,6 +84,14 @@ impl Verdicts {
         }
     }
 
+    /// Those of `errors`, which are all that there are, that the log does not have yet, in these words.
+    pub(super) fn unlogged<'e>(&self, errors: &'e [(String, String)]) -> Vec<&'e (String, String)> {
+        let mut known = self.known();
+        let new = errors.iter().filter(|(name, error)| known.logged.get(name) != Some(error)).collect();
+        known.logged = errors.iter().cloned().collect();
+        new
+    }
+
     /// The verdicts that are not in the rows: `errors` are those of all rules that have one.
     pub(super) fn differing(&self, set: &RuleSet, errors: Vec<(String, String)>) -> Differing {
         let known = self.known();
@@ -110,5 +120,24 @@ impl Verdicts {
                 known.note(&name, verdict);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_logged_once_and_again_when_it_is_another() {
+        let verdicts = Verdicts::default();
+        let errors = |of: &[(&str, &str)]| of.iter().map(|(n, e)| (n.to_string(), e.to_string())).collect::<Vec<_>>();
+        let names = |errors: &[(String, String)]| {
+            verdicts.unlogged(errors).iter().map(|(name, _)| name.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&errors(&[("a", "x"), ("b", "x")])), ["a", "b"]);
+        assert!(names(&errors(&[("a", "x"), ("b", "x")])).is_empty());
+        assert_eq!(names(&errors(&[("a", "y"), ("b", "x")])), ["a"]);
+        assert!(names(&errors(&[("a", "y")])).is_empty());
+        assert_eq!(names(&errors(&[("a", "y"), ("b", "x")])), ["b"], "it was mended, and is wrong again");
     }
 }
