@@ -5,6 +5,7 @@
 //! changes nothing. The store decides nothing: what an outcome means is decided in `delivery`, what a row compiles to
 //! in `rules`.
 
+use std::borrow::Cow;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -110,6 +111,11 @@ impl StoreError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unreachable(_) | Self::Interrupted(_) | Self::Overtaken)
+    }
+
+    /// Whether a row was to be inserted that is there already.
+    pub(crate) fn is_duplicate(&self) -> bool {
+        matches!(self, Self::Refused(sqlx::Error::Database(error)) if error.is_unique_violation())
     }
 }
 
@@ -217,7 +223,12 @@ fn ping_idle(connection: &mut PgConnection, about: PoolConnectionMetadata) -> Bo
 
 /// `text` as Postgres can hold it in a `text` column: NUL becomes U+FFFD.
 pub(crate) fn clean(text: &str) -> String {
-    text.replace('\0', "\u{fffd}")
+    cleaned(text).into_owned()
+}
+
+/// `text` as [`clean`] gives it, borrowed where it is as it is.
+pub(crate) fn cleaned(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') { Cow::Owned(text.replace('\0', "\u{fffd}")) } else { Cow::Borrowed(text) }
 }
 
 /// `text` cleaned and cut to the 4,096 bytes that error columns hold.

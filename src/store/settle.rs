@@ -14,13 +14,14 @@ use sqlx::types::time::OffsetDateTime;
 use crate::delivery::{DeliveryId, LogLine};
 use crate::event::Event;
 
-use super::{Store, StoreError, clean, clean_error, outbox};
+use super::{Store, StoreError, clean, clean_error, cleaned, outbox};
 
 pub use self::effects::Effects;
 
 mod effects;
 mod fences;
 mod ledger;
+mod logs;
 mod outcomes;
 
 /// How often a group is settled anew because another node was faster with a part of it.
@@ -249,9 +250,14 @@ impl Store {
     /// Those of the database; nothing of the group is settled then, or, if only the reply was lost, all of it.
     pub async fn settle(&self, node: &str, group: &Group) -> Result<Verdict, StoreError> {
         let mut skip = HashSet::new();
+        // Nearly always none of it is there yet, and to look for it costs as much as to insert it. A group whose statements of
+        // functions would run twice for that is looked for.
+        let mut seems_new = group.records.iter().all(|record| record.effects.is_none());
         for _ in 0..OVERTAKEN_MAX {
-            if let Some(verdict) = self.try_to_settle(node, group, &mut skip).await? {
-                return Ok(verdict);
+            match self.try_to_settle(node, group, &mut skip, seems_new).await {
+                Ok(Some(verdict)) => return Ok(verdict),
+                Err(error) if !(seems_new && error.is_duplicate()) => return Err(error),
+                Ok(None) | Err(_) => seems_new = false,
             }
         }
         Err(StoreError::Overtaken)
@@ -259,11 +265,15 @@ impl Store {
 
     /// None if statements ran for a delivery of which it turned out afterwards that another node has it or has settled
     /// it: the transaction is undone, and the statements of those in `skip` do not run in the next one.
+    ///
+    /// # Errors
+    /// Those of the database; of a group that `seems_new` a violated primary key, if a part of it had been settled before.
     async fn try_to_settle(
         &self,
         node: &str,
         group: &Group,
         skip: &mut HashSet<DeliveryId>,
+        seems_new: bool,
     ) -> Result<Option<Verdict>, StoreError> {
         let mut tx = self.pool.begin().await?;
         let ran = effects::run(&mut tx, group, skip).await?;
@@ -274,16 +284,22 @@ impl Store {
         let plain: Vec<&Record> = records.iter().copied().filter(|r| r.effects.is_none()).collect();
         let mut claimed = outcomes::take_claims(&mut tx, &plain).await?;
         claimed.extend(&ran.claimed);
-        let first = ledger::insert_heads(&mut tx, node, &records, &group.recorded).await?;
-        let (fresh, mut stale) = divide(&records, &claimed, &first);
+        let first = match seems_new {
+            true => None,
+            false => Some(ledger::insert_heads(&mut tx, node, &records, &group.recorded).await?),
+        };
+        let (fresh, mut stale) = divide(&records, &claimed, first.as_ref());
         if ran.done.iter().any(|id| stale.contains(id) || fenced.contains(id)) {
             tx.rollback().await?;
             skip.extend(fenced);
             return Ok(None);
         }
         stale.extend(ran.stale);
-        ledger::insert_rest(&mut tx, node, &fresh).await?;
-        ledger::insert_logs(&mut tx, &fresh).await?;
+        match seems_new {
+            true => ledger::insert_new(&mut tx, node, &fresh, &records, &group.recorded).await?,
+            false => ledger::insert_rest(&mut tx, node, &fresh).await?,
+        }
+        logs::insert(&mut tx, &fresh, seems_new).await?;
         outcomes::park(&mut tx, &fresh).await?;
         outcomes::bury(&mut tx, &fresh).await?;
         outcomes::reject(&mut tx, group.rejected.iter().filter(|r| holds(&r.fence))).await?;
@@ -311,16 +327,17 @@ impl Store {
     }
 }
 
-/// The records that this transaction settles, and the deliveries that had been settled before.
+/// The records that this transaction settles, and the deliveries that had been settled before: of those that were not
+/// claimed, all that are not among the `first`, if it was looked.
 fn divide<'a>(
     records: &[&'a Record],
     claimed: &HashSet<Uuid>,
-    first: &HashSet<Uuid>,
+    first: Option<&HashSet<Uuid>>,
 ) -> (Vec<&'a Record>, HashSet<DeliveryId>) {
     let is_fresh = |record: &Record| match (record.claim, record.attempts.is_empty()) {
         (Some(_), _) => claimed.contains(&record.subject.id.0),
         (None, true) => true,
-        (None, false) => first.contains(&record.subject.id.0),
+        (None, false) => first.is_none_or(|first| first.contains(&record.subject.id.0)),
     };
     let (fresh, stale): (Vec<&Record>, Vec<&Record>) = records.iter().partition(|r| is_fresh(r));
     (fresh, stale.into_iter().map(|r| r.subject.id).collect())

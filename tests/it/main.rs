@@ -57,5 +57,6 @@ mod migrations;
 mod ordering;
 mod outages;
 mod record;
+mod settle;
 mod tidy;
 mod unmatched;
