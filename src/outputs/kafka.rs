@@ -7,15 +7,12 @@ use tokio::time::Instant;
 
 use super::{Output, OutputError, Sent};
 use crate::bus::kafka::{KafkaBus, SendFailure};
-use crate::event::codec::kafka;
 
 /// The header with what the record can be deduped by.
 pub const MESSAGE_ID: &str = "oncue-message-id";
 
 pub(super) async fn send(bus: &KafkaBus, output: &Output, deadline: Instant) -> Result<Sent, OutputError> {
-    let mut record = kafka::encode(&output.event);
-    record.headers.push((MESSAGE_ID.to_owned(), output.message_id.clone()));
-    let sent = bus.send(&output.subject, &record, deadline).await;
+    let sent = bus.send_event(&output.subject, &output.event, (MESSAGE_ID, &output.message_id), deadline).await;
     sent.map(Sent::Kafka).map_err(|failure| failed(output, &failure))
 }
 

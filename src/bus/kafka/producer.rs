@@ -7,20 +7,20 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::ClientContext;
-use rdkafka::client::OAuthToken;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
-use rdkafka::statistics::Statistics;
 use tokio::sync::oneshot;
 
-use super::aside::Aside;
 use super::error::{code, words};
-use super::settings::Role;
-use super::{Callbacks, ClusterError, KafkaBus};
+use super::settings::{Role, linger, producer_queue};
+use super::{ClusterError, KafkaBus};
+use crate::event::Event;
 use crate::event::codec::kafka::Outgoing;
+
+mod client;
+mod gate;
+
+pub(super) use self::client::Producer;
+use self::client::Ready;
 
 /// Least life of a producer before it is replaced: one that may not publish at all would be replaced without end.
 const RENEWAL: Duration = Duration::from_secs(1);
@@ -79,89 +79,10 @@ pub enum SendFailure {
 /// A record that waits for its acknowledgement.
 #[derive(Debug)]
 pub struct Acknowledgement {
-    topic: String,
+    topic: Arc<str>,
     producer: Arc<Producer>,
     bus: KafkaBus,
     report: oneshot::Receiver<KafkaResult<Stored>>,
-}
-
-/// A producer and its thread.
-pub(super) struct Producer {
-    client: Aside<ThreadedProducer<Reports>>,
-    made: Instant,
-}
-
-impl std::fmt::Debug for Producer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Producer").finish_non_exhaustive()
-    }
-}
-
-/// The producer's callbacks: each record's report goes to whoever waits for it.
-struct Reports {
-    callbacks: Callbacks,
-}
-
-impl ClientContext for Reports {
-    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
-
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
-        self.callbacks.log(level, facility, text);
-    }
-
-    fn stats(&self, _: Statistics) {}
-
-    fn stats_raw(&self, _: &[u8]) {}
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.callbacks.error(error, reason);
-    }
-
-    fn generate_oauth_token(&self, config: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
-        self.callbacks.generate_oauth_token(config)
-    }
-}
-
-impl ProducerContext for Reports {
-    type DeliveryOpaque = Box<oneshot::Sender<KafkaResult<Stored>>>;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, waits: Self::DeliveryOpaque) {
-        let report = match result {
-            Ok(record) => Ok(Stored { partition: record.partition(), offset: record.offset() }),
-            Err((error, _)) => Err(error.clone()),
-        };
-        if report.is_ok() {
-            self.callbacks.forget_error();
-        }
-        // Whoever sent it may have given up.
-        let _ = waits.send(report);
-    }
-}
-
-impl Producer {
-    fn new(config: &ClientConfig, callbacks: Callbacks) -> KafkaResult<Self> {
-        let reports = Reports { callbacks };
-        Ok(Self { client: Aside::new(config.create_with_context(reports)?), made: Instant::now() })
-    }
-
-    /// Hands the record to the client's queue.
-    fn enqueue(&self, topic: &str, record: &Outgoing) -> Result<oneshot::Receiver<KafkaResult<Stored>>, KafkaError> {
-        let (waits, report) = oneshot::channel();
-        let headers = record
-            .headers
-            .iter()
-            .fold(OwnedHeaders::new_with_capacity(record.headers.len()), |headers, (name, value)| {
-                headers.insert(Header { key: name, value: Some(value) })
-            });
-        // An empty payload is an empty value and never a null one, which would delete the key in a compacted topic.
-        let out = BaseRecord::with_opaque_to(topic, Box::new(waits)).payload(&record.value[..]).headers(headers);
-        let out = BaseRecord { key: record.key.as_deref(), ..out };
-        self.client.send(out).map(|()| report).map_err(|(error, _)| error)
-    }
-
-    fn last_error(&self) -> Option<String> {
-        self.client.context().callbacks.last_error()
-    }
 }
 
 impl KafkaBus {
@@ -182,17 +103,43 @@ impl KafkaBus {
         record: &Outgoing,
         deadline: tokio::time::Instant,
     ) -> Result<Acknowledgement, SendFailure> {
+        self.take(topic, deadline, |topic| Ready::new(topic, record)).await
+    }
+
+    /// Sends `event` to `topic` in binary mode, with one more header. Else as [`send`](Self::send).
+    ///
+    /// # Errors
+    /// The client did not take it.
+    pub async fn send_event(
+        &self,
+        topic: &str,
+        event: &Event,
+        header: (&str, &str),
+        deadline: tokio::time::Instant,
+    ) -> Result<Acknowledgement, SendFailure> {
+        self.take(topic, deadline, |topic| Ready::of_event(topic, event, header)).await
+    }
+
+    async fn take(
+        &self,
+        topic: &str,
+        deadline: tokio::time::Instant,
+        ready: impl FnOnce(&Arc<str>) -> (Box<Ready>, oneshot::Receiver<KafkaResult<Stored>>),
+    ) -> Result<Acknowledgement, SendFailure> {
         if !is_topic(topic) {
             return Err(SendFailure::Name(topic.to_owned()));
         }
         let (began, mut pause) = (Instant::now(), Duration::from_millis(1));
+        let topic: Arc<str> = topic.into();
+        let (mut ready, report) = ready(&topic);
         loop {
             let producer = self.producer().await?;
-            let error = match producer.enqueue(topic, record) {
-                Ok(report) => {
-                    return Ok(Acknowledgement { topic: topic.to_owned(), producer, bus: self.clone(), report });
+            let error = match producer.send(ready) {
+                Ok(()) => return Ok(Acknowledgement { topic, producer, bus: self.clone(), report }),
+                Err((back, error)) => {
+                    ready = back;
+                    error
                 }
-                Err(error) => error,
             };
             match code(&error) {
                 Some(RDKafkaErrorCode::QueueFull) => {
@@ -206,7 +153,7 @@ impl KafkaBus {
                 }
                 // Nothing was sent: a new producer can.
                 Some(RDKafkaErrorCode::Fatal) if self.replace(&producer) => {}
-                _ => return Err(self.failure(topic, &producer, &error)),
+                _ => return Err(self.failure(&topic, &producer, &error)),
             }
         }
     }
@@ -234,7 +181,8 @@ impl KafkaBus {
         // Making the client reads certificates and starts threads.
         let made = tokio::task::spawn_blocking(move || {
             let config = bus.client(Role::Producer, &format!("oncue-{}", bus.name()));
-            Producer::new(&config, bus.callbacks()).map_err(|e| bus.unmade(&e))
+            let waits = (linger(&bus.inner.config), producer_queue(&bus.inner.config));
+            Producer::new(&config, bus.callbacks(), waits).map_err(|e| bus.unmade(&e))
         });
         let made = made.await.unwrap_or_else(|error| Err(self.refused("make a producer", error.to_string())))?;
         let made = Arc::new(made);
@@ -244,7 +192,7 @@ impl KafkaBus {
 
     /// Takes a producer that is of no use any more out of service. False if it is too young for that.
     fn replace(&self, producer: &Arc<Producer>) -> bool {
-        if producer.made.elapsed() < RENEWAL {
+        if producer.age() < RENEWAL {
             return false;
         }
         let producer = Some(Arc::clone(producer));
@@ -270,7 +218,7 @@ impl KafkaBus {
             }
             // What is queued when a producer fails for good is purged: it is told what for.
             Some(Code::Fatal | Code::PurgeQueue | Code::PurgeInflight) => {
-                let fatal = producer.client.client().fatal_error();
+                let fatal = producer.fatal_error();
                 SendFailure::Refused(fatal.map_or_else(|| words(error), |(code, text)| format!("{code}: {text}")))
             }
             _ => SendFailure::Refused(words(error)),
@@ -291,7 +239,7 @@ impl Acknowledgement {
             Err(_) => return Err(SendFailure::Refused("the producer was closed".to_owned())),
         };
         let failure = bus.failure(&topic, &producer, &error);
-        if producer.client.client().fatal_error().is_some() {
+        if producer.fatal_error().is_some() {
             bus.replace(&producer);
         }
         Err(failure)

@@ -25,6 +25,9 @@ const MESSAGE_BYTES: u64 = 1_000_000;
 /// How long a record may take to be acknowledged, where the options say nothing: as long as on NATS.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a record waits for others to its partition, where the options say nothing: as with the Java clients since 4.0.
+const LINGER: Duration = Duration::from_millis(5);
+
 /// What a client is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
@@ -52,6 +55,18 @@ pub(super) fn delivery_timeout(config: &BusConfig) -> Duration {
     ms.map_or(DELIVERY_TIMEOUT, Duration::from_millis)
 }
 
+/// How long a record waits for others to its partition, where nothing is on its way.
+pub(super) fn linger(config: &BusConfig) -> Duration {
+    let ms = config.options.get("linger.ms").and_then(|ms| ms.parse::<f64>().ok());
+    ms.and_then(|ms| Duration::try_from_secs_f64(ms / 1_000.0).ok()).unwrap_or(LINGER)
+}
+
+/// Most records that a producer queues.
+pub(super) fn producer_queue(config: &BusConfig) -> usize {
+    let records = config.options.get("queue.buffering.max.messages").and_then(|records| records.parse().ok());
+    records.unwrap_or(usize::MAX)
+}
+
 /// The properties of a client of this role.
 pub(super) fn settings(config: &BusConfig, role: Role) -> BTreeMap<String, String> {
     let mut settings = BTreeMap::new();
@@ -67,7 +82,7 @@ pub(super) fn settings(config: &BusConfig, role: Role) -> BTreeMap<String, Strin
         ],
         Role::Producer => &[
             ("delivery.timeout.ms", &DELIVERY_TIMEOUT.as_millis().to_string()),
-            ("linger.ms", "5"),
+            ("linger.ms", &LINGER.as_millis().to_string()),
             // As the Java clients do: a key has one partition, whoever writes it.
             ("partitioner", "murmur2_random"),
             ("queue.buffering.max.kbytes", PRODUCER_QUEUE_KBYTES),

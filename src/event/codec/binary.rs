@@ -67,7 +67,10 @@ pub(super) fn attributes(event: &Event, mut push: impl FnMut(&str, &str)) {
         }
     }
     for (name, value) in &event.extensions {
-        push(name, &value.to_string());
+        match value {
+            AttributeValue::String(text) => push(name, text),
+            value => push(name, &value.to_string()),
+        }
     }
 }
 

@@ -83,19 +83,33 @@ pub fn decode(record: &Record<'_>, defaults: &Defaults<'_>, limits: &Limits) -> 
 #[must_use]
 pub fn encode(event: &Event) -> Outgoing {
     let mut headers = Vec::with_capacity(9 + event.extensions.len());
+    encode_headers(event, |name, value| headers.push((name.to_owned(), value.to_owned())));
+    Outgoing { key: key(event), headers, value: event.data.clone() }
+}
+
+/// Hands the headers that [`encode`] gives an event to `push`, one after another.
+pub fn encode_headers(event: &Event, mut push: impl FnMut(&str, &str)) {
     let content_type = event.datacontenttype.as_deref().filter(|value| binary::is_content_type(value));
     if let Some(value) = content_type {
-        headers.push((CONTENT_TYPE.to_owned(), value.to_owned()));
+        push(CONTENT_TYPE, value);
     }
+    let mut header = String::with_capacity(PREFIX.len() + 20);
     binary::attributes(event, |name, value| {
         if name != binary::DATACONTENTTYPE || content_type.is_none() {
+            header.clear();
+            header.push_str(PREFIX);
             // A valid name is unchanged by the encoding; no client can send one with a zero byte.
-            headers.push((format!("{PREFIX}{}", percent::encode(name)), value.to_owned()));
+            percent::encode_into(name, &mut header);
+            push(&header, value);
         }
     });
+}
+
+/// The key of an event: its `partitionkey`, or its subject; none without either.
+#[must_use]
+pub fn key(event: &Event) -> Option<String> {
     let partition_key = event.extension(PARTITION_KEY).map(ToString::to_string);
-    let key = partition_key.into_iter().chain(event.subject.clone()).find(|key| !key.is_empty());
-    Outgoing { key, headers, value: event.data.clone() }
+    partition_key.into_iter().chain(event.subject.clone()).find(|key| !key.is_empty())
 }
 
 /// Whether the headers mean a CloudEvent in structured mode.

@@ -9,6 +9,12 @@ const HEX: &[u8; 16] = b"0123456789ABCDEF";
 /// Percent-encodes everything outside U+0021..U+007E, the double quote and the percent sign.
 pub(super) fn encode(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
+    encode_into(text, &mut out);
+    out
+}
+
+/// [`encode`] at the end of `out`.
+pub(super) fn encode_into(text: &str, out: &mut String) {
     for &byte in text.as_bytes() {
         if matches!(byte, 0x21..=0x7e) && !matches!(byte, b'"' | b'%') {
             out.push(char::from(byte));
@@ -18,7 +24,6 @@ pub(super) fn encode(text: &str) -> String {
             out.push(char::from(HEX[usize::from(byte & 15)]));
         }
     }
-    out
 }
 
 /// Undoes [`encode`], once. A quoted string is unquoted first, as the binding demands; a `%` that two hexadecimal

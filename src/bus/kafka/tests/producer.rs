@@ -189,7 +189,8 @@ async fn a_full_queue_makes_the_publisher_wait() {
             Err(failure) => break failure.to_string(),
         }
     };
-    assert!(taken <= 10 && full.ends_with("the queue of the producer is full"), "{taken}: {full}");
+    // Ten in the client, and as many that wait for them.
+    assert!(taken <= 20 && full.ends_with("the queue of the producer is full"), "{taken}: {full}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
