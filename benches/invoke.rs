@@ -97,7 +97,7 @@ fn call(runtime: &Runtime, function: &LoadedFunction, event: &Event, calls: usiz
         let mut micros = Vec::with_capacity(calls);
         for _ in 0..calls {
             let began = Instant::now();
-            let report = runtime.invoke(function, event, &context).await;
+            let report = runtime.invoke(function, event, context.clone()).await;
             ensure!(matches!(report.outcome, Outcome::Ok(_)), "a call failed: {:?}", report.outcome);
             micros.push(u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX));
         }

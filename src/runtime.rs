@@ -235,7 +235,7 @@ impl Runtime {
 
     /// Runs `function` once for `event`, in an instance that is used for nothing else. Waits for a free slot first; that
     /// wait does not count against the function's time. Dropping the future ends the call.
-    pub async fn invoke(&self, function: &LoadedFunction, event: &Event, context: &CallContext) -> Report {
+    pub async fn invoke(&self, function: &LoadedFunction, event: &Event, context: CallContext) -> Report {
         match self.0.free.acquire().await {
             Ok(_slot) => call::run(function, event, context, self.0.config.memory_ceiling).await,
             Err(_) => Report {

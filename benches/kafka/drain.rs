@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use futures::StreamExt as _;
 use rdkafka::consumer::{CommitMode, Consumer as _, StreamConsumer};
-use rdkafka::message::{Message as _, OwnedHeaders};
+use rdkafka::message::{Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use sqlx::{Connection as _, PgConnection};
 use tokio::time::timeout;
@@ -24,6 +24,18 @@ const GROUP: usize = 1_000;
 /// Longest wait for a record.
 const SILENCE: Duration = Duration::from_secs(60);
 const BODY: &str = r#"{"email":"ada.lovelace@example.com","name":"Ada Lovelace","plan":"free","referrer":"a friend"}"#;
+
+/// The headers of what `welcome` emits, but for its id.
+const ENVELOPE: &[(&str, &str)] = &[
+    ("content-type", "application/json"),
+    ("ce_specversion", "1.0"),
+    ("ce_id", "01a2264e95b0810aa219bd484c62691e/0"),
+    ("ce_source", "oncue/welcome"),
+    ("ce_type", "mail.welcome"),
+    ("ce_subject", "ada.lovelace@example.com"),
+    ("ce_oncuehops", "1"),
+    ("ce_oncuecause", "01a2264e-95b0-810a-a219-bd484c62691e"),
+];
 
 /// What is drained.
 #[derive(Clone, Copy)]
@@ -73,7 +85,8 @@ enum Effect {
     Row,
     /// That, and it produces a record.
     Output,
-    /// It produces a record, and inserts what a node does: the ledger's row, with all of its indexes, and a log line.
+    /// It produces and inserts what a node does: a record with the headers of a CloudEvent; the ledger's row, with all of its
+    /// indexes, and a log line.
     Ledger,
 }
 
@@ -98,7 +111,7 @@ async fn floor(server: &Server, group: &str, Load { records, .. }: Load, effect:
         let ids: Vec<String> = chunk.iter().map(|m| format!("{}/{}", m.partition(), m.offset())).collect();
         let bodies: Vec<&[u8]> = chunk.iter().map(|m| m.payload().unwrap_or_default()).collect();
         if effect != Effect::Row {
-            output(&producer, &ids, &bodies).await?;
+            output(&producer, &ids, &bodies, if effect == Effect::Ledger { ENVELOPE } else { &[] }).await?;
         }
         match effect {
             Effect::Row | Effect::Output => rows(&mut sql, &ids, &bodies).await?,
@@ -132,12 +145,19 @@ async fn ledger(sql: &mut PgConnection, ids: &[String], done: usize) -> Result<(
     Ok(())
 }
 
-/// A record for each, with an id, all acknowledged by all replicas.
-async fn output(producer: &FutureProducer, ids: &[String], bodies: &[&[u8]]) -> Result<()> {
+/// A record for each, with an id and the headers of `envelope`, all acknowledged by all replicas.
+async fn output(
+    producer: &FutureProducer,
+    ids: &[String],
+    bodies: &[&[u8]],
+    envelope: &[(&'static str, &'static str)],
+) -> Result<()> {
     let mut waiting = VecDeque::with_capacity(ids.len());
     for (id, body) in ids.iter().zip(bodies) {
-        let header = rdkafka::message::Header { key: "id", value: Some(id) };
-        let headers = OwnedHeaders::new_with_capacity(1).insert(header);
+        let header = Header { key: "id", value: Some(id) };
+        let headers = OwnedHeaders::new_with_capacity(1 + envelope.len()).insert(header);
+        let headers =
+            envelope.iter().fold(headers, |all, (key, value)| all.insert(Header { key, value: Some(*value) }));
         let record = FutureRecord::to("mail.welcome").key(id).payload(*body).headers(headers);
         waiting.push_back(producer.send_result(record).map_err(|(error, _)| error)?);
     }

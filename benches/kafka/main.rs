@@ -7,7 +7,8 @@
 //!             it is settled), from the first to the last settled
 //!     floor         a consumer that inserts a row for each record in groups, and commits its offsets
 //!     floor+output  the same, which also produces a record for each and waits until all of them are acknowledged
-//!     floor+output+ledger  it produces, and inserts what a node does: the ledger's row with its indexes, and a log line
+//!     floor+output+ledger  it produces and inserts what a node does: a CloudEvent with its headers; the ledger's row with its
+//!                   indexes, and a log line
 //!     oncue route   a rule without code: match, produce, settle, commit
 //!     oncue welcome the welcome function, which emits one event: match, run, produce, settle, commit
 //!   parallel  10,000 records of 200 keys in one partition and a function that sleeps 0 to 5 ms, with 16 permits: keys side

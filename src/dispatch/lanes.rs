@@ -72,10 +72,11 @@ impl Inner {
             may_be_held |= held.as_ref().map_or(is_first, |held| held.contains(&key));
             is_first = false;
             if holds && may_be_held {
-                may_be_held = self.is_held(&key).await;
+                may_be_held = Box::pin(self.is_held(&key)).await;
                 held.iter().filter(|_| !may_be_held).for_each(|held| held.forget(&key));
             }
-            let ended = if holds && may_be_held { self.hold(delivery).await } else { self.run(delivery).await };
+            let ended =
+                if holds && may_be_held { Box::pin(self.hold(delivery)).await } else { self.run(delivery).await };
             match ended {
                 Ended::Settled | Ended::Lost => {}
                 Ended::Known => may_be_held = true,

@@ -77,7 +77,7 @@ impl Inner {
     /// Runs `delivery` to its settlement.
     pub(super) async fn run(&self, delivery: Box<Delivery>) -> Ended {
         if delivery.is_lost() {
-            return self.abandon(delivery).await;
+            return Box::pin(self.abandon(delivery)).await;
         }
         if delivery.sent > 1 {
             match self.lookups.is_settled(delivery.subject.id).await {
@@ -101,7 +101,7 @@ impl Inner {
         match self.attempts(&delivery).await {
             Some(Tries::Ended(attempts, next)) => self.settle(delivery, attempts, next).await,
             Some(Tries::Settled(settled)) => self.left(delivery.leave().2, Fate::DONE, settled.as_ref()),
-            None => self.abandon(delivery).await,
+            None => Box::pin(self.abandon(delivery)).await,
         }
     }
 
@@ -153,7 +153,7 @@ impl Inner {
                 Err(left) => return not_begun(delivery, rows, left),
             };
             if let Some(sql) = tried.sql.take() {
-                match self.apply(delivery, rows.clone(), attempt, &tried, sql).await {
+                match Box::pin(self.apply(delivery, rows.clone(), attempt, &tried, sql)).await {
                     Ok(settled) => return Some(Tries::Settled(settled)),
                     Err(refused) => tried = Tried::from(Report { outcome: refused, ..tried.report }),
                 }
@@ -170,8 +170,8 @@ impl Inner {
             };
             let settlement = settle(&delivery.rule.rule.retry, history, &report.outcome);
             self.watch(delivery, attempt, &report, &outputs, &settlement);
-            rows.push(row(attempt, &report, &settlement, outputs.len()));
             let (class, error) = (report.outcome.class(), report.outcome.message());
+            rows.push(row(attempt, report, &settlement, outputs.len()));
             let next = match settlement {
                 Settlement::Again => continue,
                 Settlement::Done => Next::Done,
@@ -276,7 +276,7 @@ impl Inner {
     }
 }
 
-fn row(attempt: u32, report: &Report, settlement: &Settlement, outputs: usize) -> AttemptRow {
+fn row(attempt: u32, report: Report, settlement: &Settlement, outputs: usize) -> AttemptRow {
     AttemptRow {
         attempt,
         outcome: report.outcome.class(),
@@ -287,7 +287,7 @@ fn row(attempt: u32, report: &Report, settlement: &Settlement, outputs: usize) -
         fuel: report.fuel,
         peak_memory: report.peak_memory,
         outputs: u32::try_from(outputs).unwrap_or(u32::MAX),
-        logs: report.logs.clone(),
+        logs: report.logs,
         logs_dropped: report.logs_dropped,
     }
 }

@@ -29,6 +29,10 @@ impl<'a> Transactions<'a> {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.whole.is_empty()
+    }
+
     /// Commits one transaction for each bus.
     pub(super) async fn commit(self) -> Result<(), OutputError> {
         for (bus, outputs) in self.whole {

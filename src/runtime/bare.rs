@@ -59,7 +59,7 @@ async fn repeat(function: &LoadedFunction, event: &Event, calls: usize) -> (Vec<
 async fn once(function: &LoadedFunction, event: &Event, context: &CallContext) -> bool {
     let limits = &function.spec.limits;
     let deadline = Instant::now() + limits.timeout();
-    let state = HostState::new(&function.spec, None, context, limits.memory_bytes, deadline);
+    let state = HostState::new(&function.spec, None, context.clone(), limits.memory_bytes, deadline);
     let mut store = call::store(function.pre.engine(), state, limits);
     matches!(call::call(&function.pre, &mut store, event).await, Ok(Ok(_)))
 }

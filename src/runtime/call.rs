@@ -40,7 +40,7 @@ const HANDLES_MAX: usize = 10_000;
 struct DeadlinePassed;
 
 /// Runs `function` once. `ceiling` is the most memory that any instance gets.
-pub(super) async fn run(function: &LoadedFunction, event: &Event, context: &CallContext, ceiling: u64) -> Report {
+pub(super) async fn run(function: &LoadedFunction, event: &Event, context: CallContext, ceiling: u64) -> Report {
     let started_at = OffsetDateTime::now_utc();
     let start = Instant::now();
     let limits = &function.spec.limits;

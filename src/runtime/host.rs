@@ -69,7 +69,7 @@ impl HostState {
     pub(super) fn new(
         spec: &Arc<FunctionSpec>,
         reader: Option<Arc<dyn Reader>>,
-        context: &CallContext,
+        context: CallContext,
         memory: u64,
         deadline: Instant,
     ) -> Self {
@@ -80,7 +80,7 @@ impl HostState {
             deadline,
             spec: Arc::clone(spec),
             reader,
-            context: context.clone(),
+            context,
             wasi: None,
             resources: ResourceTable::new(),
         }

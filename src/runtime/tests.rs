@@ -34,7 +34,7 @@ fn context() -> CallContext {
 async fn run_with(component: Bytes, spec: &FunctionSpec) -> Report {
     let runtime = runtime();
     let function = runtime.load("welcome", component, spec).await.expect("the fixture loads");
-    let report = runtime.invoke(&function, &event(), &context()).await;
+    let report = runtime.invoke(&function, &event(), context()).await;
     assert_eq!(runtime.in_use(), 0);
     report
 }
@@ -122,10 +122,10 @@ async fn an_endless_loop_times_out_while_its_neighbour_runs() {
     let (event, context) = (event(), context());
     let start = Instant::now();
     // One thread runs both: the neighbour only gets on because the loop yields.
-    let (slow, calls) = tokio::join!(runtime.invoke(&endless, &event, &context), async {
+    let (slow, calls) = tokio::join!(runtime.invoke(&endless, &event, context.clone()), async {
         let mut calls = 0;
         while calls < 20 {
-            assert_eq!(runtime.invoke(&quick, &event, &context).await.outcome, Outcome::Ok(Effects::default()));
+            assert_eq!(runtime.invoke(&quick, &event, context.clone()).await.outcome, Outcome::Ok(Effects::default()));
             tokio::task::yield_now().await;
             calls += 1;
         }
@@ -240,7 +240,7 @@ async fn state_does_not_leak_between_calls() {
     let two = runtime.load("two", component, &spec()).await.expect("loads");
     for _ in 0..50 {
         for function in [&one, &two] {
-            assert_eq!(runtime.invoke(function, &event(), &context()).await.outcome, Outcome::Ok(Effects::default()));
+            assert_eq!(runtime.invoke(function, &event(), context()).await.outcome, Outcome::Ok(Effects::default()));
         }
     }
 }
@@ -307,7 +307,7 @@ async fn a_call_that_is_dropped_gives_its_slot_back() {
         // The first yield of the guest lets the other branch end, and that drops the call.
         tokio::select! {
             biased;
-            report = runtime.invoke(&endless, &event, &context) => panic!("{report:?}"),
+            report = runtime.invoke(&endless, &event, context.clone()) => panic!("{report:?}"),
             () = tokio::task::yield_now() => {}
         }
         assert_eq!(runtime.in_use(), 0);
@@ -319,7 +319,7 @@ async fn more_calls_than_slots_wait() {
     let runtime = Runtime::new(RuntimeConfig { slots: 2, ..RuntimeConfig::default() }).expect("starts");
     let function = runtime.load("welcome", function(OK), &spec()).await.expect("loads");
     let (event, context) = (event(), context());
-    let calls = (0..100).map(|_| runtime.invoke(&function, &event, &context));
+    let calls = (0..100).map(|_| runtime.invoke(&function, &event, context.clone()));
     for report in futures::future::join_all(calls).await {
         assert_eq!(report.outcome, Outcome::Ok(Effects::default()));
     }
@@ -337,7 +337,7 @@ async fn smaller_profiles_run_the_same() {
         let component = super::component::compile(&engine, &function(OK)).expect("compiles");
         let pre = super::component::link(&linker, &component, &spec().limits).expect("links");
         let deadline = Instant::now() + Duration::from_secs(60);
-        let state = super::HostState::new(&spec().into(), None, &context(), 1 << 20, deadline);
+        let state = super::HostState::new(&spec().into(), None, context(), 1 << 20, deadline);
         let mut store = super::call::store(&engine, state, &spec().limits);
         assert!(super::call::call(&pre, &mut store, &event()).await.expect("runs").is_ok(), "{profile:?}");
     }
@@ -355,7 +355,7 @@ async fn thousands_of_calls_leave_no_memory_behind() {
     };
     let mut after_warm_up = 0;
     for call in 0..3_000 {
-        runtime.invoke(&function, &event(), &context()).await;
+        runtime.invoke(&function, &event(), context()).await;
         if call == 500 {
             after_warm_up = resident();
         }

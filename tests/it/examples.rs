@@ -36,7 +36,7 @@ async fn run(name: &str, grant: &str, config: &[(&str, &str)]) -> Option<Vec<(St
     let event = std::fs::read(folder(name).join("event.json")).expect("the example's event");
     let event = codec::from_structured(&event, &Limits::default()).expect("it is an event");
     let context = CallContext { delivery_id: "d-1".to_owned(), attempt: 1, ..CallContext::default() };
-    let report = runtime.invoke(&function, &event, &context).await;
+    let report = runtime.invoke(&function, &event, context).await;
     let Outcome::Ok(Effects { events, .. }) = report.outcome else { panic!("{name}: {:?}", report.outcome) };
     let shown = |data: &[u8]| serde_json::from_slice(data).expect("the emitted data are JSON");
     Some(events.into_iter().map(|e| (e.ty, e.subject, shown(&e.data))).collect())

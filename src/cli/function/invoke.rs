@@ -80,7 +80,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         function: name.clone(),
         version: version.version,
     };
-    let report = runtime.invoke(&loaded, &event, &call).await;
+    let report = runtime.invoke(&loaded, &event, call).await;
     let is_ok = matches!(report.outcome, Outcome::Ok(_));
     context.output.one(&invoked(name, version.version, report), text)?;
     Ok(if is_ok { ExitCode::SUCCESS } else { ExitCode::from(1) })

@@ -3,6 +3,7 @@
 //! Invariant: permits are held only while the function runs. Events of a run without statements are published here,
 //! before anything is settled; those of a run with statements go the way of its statements.
 
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -69,8 +70,8 @@ impl Inner {
     /// One try, if it comes to that.
     pub(super) async fn attempt(&self, delivery: &Delivery, attempt: u32) -> Result<Tried, Left> {
         if let Some(rate) = &delivery.rule.rule.rate {
-            let turn = self.rates.wait(&delivery.subject.rule, rate, delivery.rate_key.as_deref());
-            self.in_turn(delivery, turn).await?;
+            let mut turn = Box::pin(self.rates.wait(&delivery.subject.rule, rate, delivery.rate_key.as_deref()));
+            self.in_turn(delivery, turn.as_mut()).await?;
         }
         let done = match (&delivery.subject.function, &delivery.rule.rule.target) {
             (Some((name, version)), _) => return self.invoke(delivery, attempt, name, *version).await,
@@ -84,18 +85,20 @@ impl Inner {
     }
 
     /// Waits for `turn`, unless the node stops, or the source is lost or suffers too much from what waits.
-    async fn in_turn<T>(&self, delivery: &Delivery, turn: impl Future<Output = T>) -> Result<T, Left> {
-        let stop = self.drain.stop_reading_token();
-        let mut turn = std::pin::pin!(turn);
+    async fn in_turn<T>(&self, delivery: &Delivery, mut turn: Pin<&mut impl Future<Output = T>>) -> Result<T, Left> {
         // Mostly it is there at once, and to be told of the end of a node costs locks that all deliveries want.
-        if !stop.is_cancelled()
+        if !self.drain.stop_reading_token().is_cancelled()
             && let Some(turn) = turn.as_mut().now_or_never()
         {
             return if delivery.is_lost() { Err(Left::Lost) } else { Ok(turn) };
         }
+        Box::pin(self.in_late_turn(delivery, turn)).await
+    }
+
+    async fn in_late_turn<T>(&self, delivery: &Delivery, turn: Pin<&mut impl Future<Output = T>>) -> Result<T, Left> {
         tokio::select! {
             biased;
-            () = stop.cancelled() => Err(Left::Stopped),
+            () = self.drain.stop_reading_token().cancelled() => Err(Left::Stopped),
             turn = turn => if delivery.is_lost() { Err(Left::Lost) } else { Ok(turn) },
             () = delivery.lost() => Err(Left::Lost),
             () = delivery.pressed() => Err(Left::Pressed),
@@ -123,7 +126,7 @@ impl Inner {
                 format!("function {name}@{version} is not there: `oncue function show {name}` lists its versions");
             return Ok(Tried::from(Outcome::Broken(text)));
         };
-        let loaded = match self.in_turn(delivery, self.functions.load(&entry)).await? {
+        let loaded = match self.in_turn(delivery, pin!(self.functions.load(&entry))).await? {
             Ok(loaded) => loaded,
             Err(error) => return Ok(Tried::from(Outcome::Broken(error))),
         };
@@ -137,9 +140,10 @@ impl Inner {
         };
         let mut report = {
             // The function's permit first: a slow function's queue must not take the node's permits.
-            let _function = self.in_turn(delivery, entry.permits.acquire()).await?;
-            let _node = self.in_turn(delivery, self.permits.acquire()).await?;
-            self.functions.runtime().invoke(&loaded, &delivery.event, &context).await
+            let _function = self.in_turn(delivery, pin!(entry.permits.acquire())).await?;
+            let _node = self.in_turn(delivery, pin!(self.permits.acquire())).await?;
+            // In a box that is gone when it returns: a delivery that waits for others to settle holds none of it.
+            Box::pin(self.functions.runtime().invoke(&loaded, &delivery.event, context)).await
         };
         telemetry::ran(name, report.outcome.class(), Duration::from_micros(report.micros), report.fuel);
         let Outcome::Ok(effects) = &mut report.outcome else { return Ok(Tried::from(report)) };

@@ -29,7 +29,7 @@ impl Inner {
         sql: Sql,
     ) -> Result<Option<Settled>, Outcome> {
         let mut attempts = before;
-        attempts.push(row(attempt, &tried.report, &Settlement::Done, tried.outputs.len()));
+        attempts.push(row(attempt, tried.report.clone(), &Settlement::Done, tried.outputs.len()));
         let Sql { role, statements } = sql;
         let outbox = tried.outputs.iter().map(to_row).collect();
         let record = Record {

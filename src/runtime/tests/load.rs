@@ -83,7 +83,7 @@ async fn compiled_components_are_kept_and_damaged_ones_are_not_used() {
         let function = runtime.load("welcome", function(OK), &spec()).await.expect("loads");
         assert_eq!(function.was_cached(), expected);
         assert_eq!(
-            runtime.invoke(&function, &event(), &context()).await.outcome,
+            runtime.invoke(&function, &event(), context()).await.outcome,
             Outcome::Ok(crate::delivery::Effects::default())
         );
     };
