@@ -2,13 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use oncue::delivery::DeliveryId;
 use oncue::function::sql::{Statement, Value as Param};
-use oncue::store::settle::{AttemptRow, Effects, Group, Next, Record, Subject};
+use oncue::store::settle::{Effects, Group, Record};
 use serde_json::{Value, json};
-use time::OffsetDateTime;
 
-use crate::support::{Node, World, eventually, functions};
+use crate::support::{Node, World, eventually, functions, settlements};
 
 /// A stream of work, the function `clerk` with SQL under the role `clerk`, and tables that it may and may not touch.
 async fn office(spec: Value) -> World {
@@ -307,46 +305,11 @@ async fn statements_that_take_too_long_or_end_the_connection_hold_nobody_up_for_
 
 /// A delivery that adds `id` to the entries.
 fn record(id: &str) -> Record {
-    let now = OffsetDateTime::now_utc();
-    let attempt = AttemptRow {
-        attempt: 1,
-        outcome: "ok",
-        settlement: "done",
-        error: None,
-        started_at: now,
-        micros: 1,
-        fuel: 1,
-        peak_memory: 1,
-        outputs: 0,
-        logs: Vec::new(),
-        logs_dropped: 0,
-    };
     let text =
         "insert into entries (id, note) values ($1, 'x') on conflict (id) do update set note = entries.note || 'x'";
     let statement = Statement { text: text.to_owned(), params: vec![Param::Text(id.to_owned())] };
-    let subject = Subject {
-        id: DeliveryId::derive(now, "work", id.as_bytes(), "work", 0),
-        trigger: "work".to_owned(),
-        rule: "work".to_owned(),
-        function: Some(("clerk".to_owned(), 1)),
-        event_id: id.to_owned(),
-        event_type: "work".to_owned(),
-        event_source: "test".to_owned(),
-        cause: None,
-        transport_key: id.as_bytes().to_vec(),
-        generation: 0,
-        ordering_key: None,
-    };
-    Record {
-        subject,
-        fence: None,
-        attempts: vec![attempt],
-        claim: None,
-        attempts_total: 1,
-        next: Next::Done,
-        effects: Some(Box::new(Effects { role: "clerk".to_owned(), statements: vec![statement], outbox: Vec::new() })),
-        recorded: None,
-    }
+    let effects = Effects { role: "clerk".to_owned(), statements: vec![statement], outbox: Vec::new() };
+    Record { effects: Some(Box::new(effects)), ..settlements::record(id, "clerk", 1) }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,6 +12,7 @@ pub mod partitions;
 pub mod process;
 pub mod records;
 pub mod seeded;
+pub mod settlements;
 pub mod tls;
 pub mod topics;
 pub mod world;
