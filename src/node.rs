@@ -5,6 +5,7 @@
 //! released.
 
 mod buses;
+mod guests;
 mod outbox;
 mod retries;
 mod rules;
@@ -32,6 +33,7 @@ use crate::outputs::{Outputs, Target};
 use crate::runtime::{Runtime, RuntimeConfig};
 use crate::settle::{self, Settler};
 use crate::store::cluster::Beat;
+use crate::store::guest::Guests;
 use crate::store::{self, Store};
 use crate::telemetry;
 use crate::triggers::Source;
@@ -50,6 +52,8 @@ pub struct NodeConfig {
     pub name: String,
     /// The database.
     pub store: store::Config,
+    /// Another address of the database, for the statements of functions.
+    pub guest_database: Option<String>,
     /// The buses by name.
     pub buses: BTreeMap<String, BusConfig>,
     /// The sandbox.
@@ -81,6 +85,7 @@ impl NodeConfig {
         Self {
             name: name.into(),
             store: store::Config::new(database),
+            guest_database: None,
             buses: BTreeMap::new(),
             runtime: RuntimeConfig::default(),
             concurrency: 256,
@@ -93,6 +98,12 @@ impl NodeConfig {
             retention: Duration::from_secs(30 * 24 * 3600),
             dev: false,
         }
+    }
+
+    /// Connections for the statements of functions, to the database of `store`.
+    #[must_use]
+    pub fn guests(&self, store: &Store) -> Guests {
+        Guests::new(store.clone(), guests::address(self.guest_database.as_deref().unwrap_or(&self.store.url)))
     }
 }
 
@@ -194,7 +205,8 @@ async fn assemble(
     observer: Option<Observer>,
 ) -> anyhow::Result<Shared> {
     store.beat(&Beat { node: &config.name, state: "starting", ruleset_version: 0 }).await?;
-    let runtime = Runtime::with_reader(config.runtime.clone(), Some(Arc::new(store.reads())))?;
+    let guests = config.guests(&store);
+    let runtime = Runtime::with_reader(config.runtime.clone(), Some(Arc::new(guests.clone())))?;
     let mut sources = BTreeMap::new();
     let mut targets = HashMap::new();
     for (name, bus_config) in &config.buses {
@@ -221,7 +233,7 @@ async fn assemble(
         };
         sources.insert(name.clone(), Source { name: name.clone(), config: bus_config.clone(), bus });
     }
-    let (settler, task) = Settler::new(store.clone(), config.name.clone(), config.settle.clone());
+    let (settler, task) = Settler::new(store.clone(), guests, config.name.clone(), config.settle.clone());
     let token = drain.token();
     drain.spawn_service("settler", task.run(token.finished, token.quit));
     let (outbox, committed) = mpsc::channel(outbox::QUEUE);

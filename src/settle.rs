@@ -7,6 +7,7 @@
 
 mod batch;
 mod counts;
+mod effects;
 
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::event::Event;
+use crate::store::guest::Guests;
 use crate::store::settle::{Group, Next, Record, Recorded, Refusal, Rejected};
 use crate::store::{Store, StoreError};
 use crate::telemetry;
@@ -43,12 +45,6 @@ const QUEUE: usize = 4_096;
 
 /// How often counts of unmatched events are written when nothing else is.
 const UNMATCHED_FLUSH: Duration = Duration::from_secs(1);
-
-/// Deliveries in a group of those that run statements: the locks of all are held until the last has run.
-const EFFECTS_COUNT: usize = 100;
-
-/// Connections that may be lost while the statements of one delivery run before they are taken to be the cause.
-const INTERRUPTIONS: u32 = 3;
 
 /// How a record ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,22 +76,13 @@ pub struct Ended;
 impl Settler {
     /// A settler and the task that works for it.
     #[must_use]
-    pub fn new(store: Store, node: String, config: Config) -> (Self, SettlerTask) {
+    pub fn new(store: Store, guests: Guests, node: String, config: Config) -> (Self, SettlerTask) {
         let (items, queue) = mpsc::channel(QUEUE);
         let unmatched = Counts::default();
         let (up, store_up) = watch::channel(true);
         let (effects, effects_queue) = mpsc::channel(QUEUE);
-        let few = Config { group_count: config.group_count.min(EFFECTS_COUNT), ..config.clone() };
+        let effects_worker = effects::Worker { guests, node: node.clone(), queue: effects_queue, up: up.clone() };
         let plain = Worker { store, node, config, queue, up, counts: unmatched.clone() };
-        let effects_worker = Worker {
-            store: plain.store.clone(),
-            node: plain.node.clone(),
-            config: few,
-            queue: effects_queue,
-            up: plain.up.clone(),
-            // Nobody counts here.
-            counts: Counts::default(),
-        };
         (Self { items, effects, unmatched, store_up }, SettlerTask { plain, effects: effects_worker })
     }
 
@@ -144,10 +131,9 @@ impl Settler {
 }
 
 /// The task of a settler.
-#[derive(Debug)]
 pub struct SettlerTask {
     plain: Worker,
-    effects: Worker,
+    effects: effects::Worker,
 }
 
 impl SettlerTask {
@@ -215,32 +201,21 @@ impl Worker {
         if batch.group.is_empty() {
             return true;
         }
-        let (mut tries, mut interruptions) = (0_u32, 0_u32);
+        let mut tries = 0_u32;
         loop {
             let began = Instant::now();
             let error = match self.store.settle(&self.node, &batch.group).await {
                 Ok(verdict) => {
                     self.up.send_if_modified(|up| !std::mem::replace(up, true));
-                    telemetry::settled(batch.len() - verdict.left.len(), began.elapsed());
-                    batch = batch.answer(verdict);
-                    if batch.len() == 0 {
-                        return true;
-                    }
-                    (tries, interruptions) = (0, 0);
-                    continue;
+                    telemetry::settled(batch.len(), began.elapsed());
+                    batch.answer(verdict);
+                    return true;
                 }
                 Err(error) => error,
             };
-            interruptions += u32::from(matches!(error, StoreError::Interrupted(_)));
-            // A group is taken apart at once, so that what ends connections takes the others along once only.
-            let suspect = interruptions >= if batch.len() > 1 { 1 } else { INTERRUPTIONS };
-            if (!error.is_transient() || suspect) && batch.len() > 1 {
+            if !error.is_transient() && batch.len() > 1 {
                 tracing::warn!(%error, records = batch.len(), "settling one by one: the database refused the group");
                 return Box::pin(self.commit_apart(batch, quit)).await;
-            }
-            if (!error.is_transient() || suspect) && batch.is_single_with_effects() {
-                batch.refuse(&error.to_string());
-                return true;
             }
             if !error.is_transient() && Self::disarm(&mut batch.group, &error) {
                 continue;

@@ -113,6 +113,21 @@ impl StoreError {
         matches!(self, Self::Unreachable(_) | Self::Interrupted(_) | Self::Overtaken)
     }
 
+    /// The server is away, in the words of another client.
+    pub(crate) fn away(words: String) -> Self {
+        Self::Unreachable(sqlx::Error::Io(std::io::Error::other(words)))
+    }
+
+    /// A connection was lost under a function's statements, in the words of another client.
+    pub(crate) fn interrupted(words: String) -> Self {
+        Self::Interrupted(sqlx::Error::Io(std::io::Error::other(words)))
+    }
+
+    /// The server refused something, in the words of another client.
+    pub(crate) fn refused(words: String) -> Self {
+        Self::Refused(sqlx::Error::Io(std::io::Error::other(words)))
+    }
+
     /// Whether a row was to be inserted that is there already.
     pub(crate) fn is_duplicate(&self) -> bool {
         matches!(self, Self::Refused(sqlx::Error::Database(error)) if error.is_unique_violation())

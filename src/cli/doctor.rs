@@ -13,6 +13,7 @@ use super::Context;
 use super::output::printable;
 
 mod database;
+mod guests;
 mod kafka;
 mod machine;
 mod nats;
@@ -100,6 +101,9 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     };
     if let Some(tables) = &tables {
         rules::look(tables, &mut findings);
+        if let (Ok(store), Ok(node)) = (&store, context.node_config()) {
+            Box::pin(guests::look(store, &node.guests(store), tables, &mut findings)).await;
+        }
     }
     for (name, bus) in &config.buses {
         match bus.kind {

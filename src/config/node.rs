@@ -17,6 +17,7 @@ use super::reader::{Field, Node, Section};
 const KEYS: &[&str] = &[
     "name",
     "database",
+    "guest_database",
     "connections",
     "health",
     "concurrency",
@@ -32,7 +33,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(24 * 3_600);
 
 /// The life cycle of the node; libraries speak when something is wrong.
-const LOG_FILTER: &str = "info,sqlx=warn,async_nats=warn,librdkafka=warn,rdkafka=warn,wasmtime=warn,cranelift=warn";
+const LOG_FILTER: &str =
+    "info,sqlx=warn,async_nats=warn,librdkafka=warn,rdkafka=warn,tokio_postgres=warn,wasmtime=warn,cranelift=warn";
 
 /// What `[node]` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +43,9 @@ pub struct NodeSettings {
     pub name: String,
     /// Address of the database; none if nothing names one.
     pub database: Option<String>,
+    /// Address of the same database for statements of functions, where that is another one; its user and password are not
+    /// used.
+    pub guest_database: Option<String>,
     /// Connections to the database.
     pub connections: u32,
     /// Where health and metrics are served; none for nowhere.
@@ -79,6 +84,7 @@ impl NodeSettings {
         let settings = Self {
             name: String::new(),
             database: database.map(str::to_owned),
+            guest_database: None,
             connections: 12,
             health: Some(SocketAddr::from(([127, 0, 0, 1], 9_321))),
             concurrency: 256,
@@ -104,6 +110,9 @@ impl NodeSettings {
         let mut settings = Self::new(environment);
         if let Some(field) = section.get("database") {
             settings.database = Some(database(&field)?);
+        }
+        if let Some(field) = section.get("guest_database") {
+            settings.guest_database = Some(database(&field)?);
         }
         if let Some(field) = section.get("health") {
             settings.health = health(&field)?;

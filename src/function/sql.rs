@@ -88,11 +88,17 @@ impl Statement {
 /// Reads for guests.
 #[async_trait]
 pub trait Reader: std::fmt::Debug + Send + Sync {
-    /// The rows of `statement`, each as a JSON object, read under `role` within `time`, read-only.
+    /// The rows of `statement`, each as a JSON object, read for `function` under `role` within `time`, read-only.
     ///
     /// # Errors
     /// Words for the guest: the database's own, or which bound was passed.
-    async fn read(&self, role: &str, statement: &Statement, time: Duration) -> Result<Vec<String>, String>;
+    async fn read(
+        &self,
+        function: &str,
+        role: &str,
+        statement: &Statement,
+        time: Duration,
+    ) -> Result<Vec<String>, String>;
 }
 
 #[cfg(test)]

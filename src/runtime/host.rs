@@ -58,7 +58,7 @@ pub(super) struct HostState {
     pub(super) deadline: Instant,
     pub(super) spec: Arc<FunctionSpec>,
     pub(super) reader: Option<Arc<dyn Reader>>,
-    context: CallContext,
+    pub(super) context: CallContext,
     /// Made on the first use: seeding its random generators costs more than most guests' whole work.
     wasi: Option<WasiCtx>,
     resources: ResourceTable,

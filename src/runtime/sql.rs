@@ -17,7 +17,7 @@ impl Host for HostState {
         let statement = made(statement, params);
         statement.check()?;
         let left = self.deadline.saturating_duration_since(Instant::now());
-        reader.read(&grant.role, &statement, left.min(TIME_MAX)).await
+        reader.read(&self.context.function, &grant.role, &statement, left.min(TIME_MAX)).await
     }
 
     fn execute(&mut self, statement: String, params: Vec<Param>) -> Result<(), String> {

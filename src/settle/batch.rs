@@ -96,11 +96,6 @@ impl Batch {
         left
     }
 
-    /// Whether it is one delivery that runs statements.
-    pub(super) fn is_single_with_effects(&self) -> bool {
-        self.len() == 1 && self.group.records.iter().any(|record| record.effects.is_some())
-    }
-
     /// Tells everybody that the database does not take theirs.
     pub(super) fn refuse(self, words: &str) {
         for done in self.waiting.into_iter().chain(self.rejected_waiting).chain(self.recorded_waiting) {

@@ -9,7 +9,6 @@ use sqlx::types::Uuid;
 
 use crate::delivery::DeliveryId;
 
-use super::settle::Record;
 use super::{Store, StoreError, clean_error};
 
 /// How long a node has for what it committed or claimed. What it has not published by then, another one publishes too,
@@ -52,52 +51,6 @@ pub struct OutboxFacts {
     pub oldest_seconds: f64,
     /// Why the one that was tried most often was not published.
     pub error: Option<String>,
-}
-
-/// Writes the rows of `records`, leased to `node`.
-pub(super) async fn insert(tx: &mut super::settle::Tx, node: &str, records: &[&Record]) -> Result<(), StoreError> {
-    let mut c = Columns::default();
-    for record in records {
-        for (place, row) in record.effects.iter().flat_map(|effects| &effects.outbox).enumerate() {
-            c.id.push(record.subject.id.0);
-            c.place.push(i32::try_from(place).unwrap_or(i32::MAX));
-            c.bus.push(row.bus.clone());
-            c.subject.push(row.subject.clone());
-            c.message_id.push(row.message_id.clone());
-            c.event.push(row.event.clone());
-        }
-    }
-    if c.id.is_empty() {
-        return Ok(());
-    }
-    sqlx::query!(
-        "insert into oncue.outbox (delivery_id, place, bus, subject, message_id, event, node, next_at)
-         select id, place, bus, subject, message_id, event, $7, now() + $8::bigint * interval '1 millisecond'
-         from unnest($1::uuid[], $2::int[], $3::text[], $4::text[], $5::text[], $6::bytea[]) with ordinality
-             as c(id, place, bus, subject, message_id, event, nth)
-         order by nth",
-        &c.id,
-        &c.place,
-        &c.bus,
-        &c.subject,
-        &c.message_id,
-        &c.event,
-        node,
-        millis(LEASE)
-    )
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
-}
-
-#[derive(Default)]
-struct Columns {
-    id: Vec<Uuid>,
-    place: Vec<i32>,
-    bus: Vec<String>,
-    subject: Vec<String>,
-    message_id: Vec<String>,
-    event: Vec<Vec<u8>>,
 }
 
 impl Store {

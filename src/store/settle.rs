@@ -14,18 +14,15 @@ use sqlx::types::time::OffsetDateTime;
 use crate::delivery::{DeliveryId, LogLine};
 use crate::event::Event;
 
-use super::{Store, StoreError, clean, clean_error, cleaned, outbox};
+use super::{Store, StoreError, clean, clean_error, cleaned};
 
 pub use self::effects::Effects;
 
 mod effects;
-mod fences;
+pub(super) mod fences;
 mod ledger;
 mod logs;
 mod outcomes;
-
-/// How often a group is settled anew because another node was faster with a part of it.
-const OVERTAKEN_MAX: usize = 8;
 
 /// One attempt, as the ledger keeps it.
 #[derive(Clone, Debug)]
@@ -244,57 +241,34 @@ pub struct Verdict {
 }
 
 impl Store {
-    /// Settles `group` for `node`. Gives what was dropped.
+    /// Settles `group`, none of which runs statements of functions, for `node`. Gives what was dropped.
     ///
     /// # Errors
     /// Those of the database; nothing of the group is settled then, or, if only the reply was lost, all of it.
     pub async fn settle(&self, node: &str, group: &Group) -> Result<Verdict, StoreError> {
-        let mut skip = HashSet::new();
-        // Nearly always none of it is there yet, and to look for it costs as much as to insert it. A group whose statements of
-        // functions would run twice for that is looked for.
-        let mut seems_new = group.records.iter().all(|record| record.effects.is_none());
-        for _ in 0..OVERTAKEN_MAX {
-            match self.try_to_settle(node, group, &mut skip, seems_new).await {
-                Ok(Some(verdict)) => return Ok(verdict),
-                Err(error) if !(seems_new && error.is_duplicate()) => return Err(error),
-                Ok(None) | Err(_) => seems_new = false,
-            }
+        // Nearly always none of it is there yet, and to look for it costs as much as to insert it.
+        match self.try_to_settle(node, group, true).await {
+            Err(error) if error.is_duplicate() => self.try_to_settle(node, group, false).await,
+            settled => settled,
         }
-        Err(StoreError::Overtaken)
     }
 
-    /// None if statements ran for a delivery of which it turned out afterwards that another node has it or has settled
-    /// it: the transaction is undone, and the statements of those in `skip` do not run in the next one.
-    ///
     /// # Errors
     /// Those of the database; of a group that `seems_new` a violated primary key, if a part of it had been settled before.
-    async fn try_to_settle(
-        &self,
-        node: &str,
-        group: &Group,
-        skip: &mut HashSet<DeliveryId>,
-        seems_new: bool,
-    ) -> Result<Option<Verdict>, StoreError> {
+    async fn try_to_settle(&self, node: &str, group: &Group, seems_new: bool) -> Result<Verdict, StoreError> {
         let mut tx = self.pool.begin().await?;
-        let ran = effects::run(&mut tx, group, skip).await?;
         let passed = fences::passed(&mut tx, group).await?;
         let fenced = passed.deliveries(group);
         let holds = |fence: &Option<Arc<Fence>>| !fence.as_ref().is_some_and(|f| passed.contains(f));
-        let records: Vec<&Record> = group.records.iter().filter(|r| holds(&r.fence) && ran.settles(r)).collect();
-        let plain: Vec<&Record> = records.iter().copied().filter(|r| r.effects.is_none()).collect();
-        let mut claimed = outcomes::take_claims(&mut tx, &plain).await?;
-        claimed.extend(&ran.claimed);
+        // Statements run where guests have their connections (`store/guest/settle`).
+        let plain = group.records.iter().filter(|r| r.effects.is_none());
+        let records: Vec<&Record> = plain.filter(|r| holds(&r.fence)).collect();
+        let claimed = outcomes::take_claims(&mut tx, &records).await?;
         let first = match seems_new {
             true => None,
             false => Some(ledger::insert_heads(&mut tx, node, &records, &group.recorded).await?),
         };
-        let (fresh, mut stale) = divide(&records, &claimed, first.as_ref());
-        if ran.done.iter().any(|id| stale.contains(id) || fenced.contains(id)) {
-            tx.rollback().await?;
-            skip.extend(fenced);
-            return Ok(None);
-        }
-        stale.extend(ran.stale);
+        let (fresh, stale) = divide(&records, &claimed, first.as_ref());
         match seems_new {
             true => ledger::insert_new(&mut tx, node, &fresh, &records, &group.recorded).await?,
             false => ledger::insert_rest(&mut tx, node, &fresh).await?,
@@ -304,9 +278,8 @@ impl Store {
         outcomes::bury(&mut tx, &fresh).await?;
         outcomes::reject(&mut tx, group.rejected.iter().filter(|r| holds(&r.fence))).await?;
         outcomes::count_unmatched(&mut tx, &group.unmatched).await?;
-        outbox::insert(&mut tx, node, &fresh).await?;
         tx.commit().await?;
-        Ok(Some(Verdict { refused: ran.refused, left: ran.left, stale, fenced }))
+        Ok(Verdict { stale, fenced, ..Verdict::default() })
     }
 
     /// Which of `ids` are settled already: done, parked or dead.
@@ -349,6 +322,6 @@ fn int(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-fn small(n: u32) -> i32 {
+pub(super) fn small(n: u32) -> i32 {
     i32::try_from(n).unwrap_or(i32::MAX)
 }

@@ -60,3 +60,6 @@ mod record;
 mod settle;
 mod tidy;
 mod unmatched;
+mod wall_sql;
+mod wall_sql_leftovers;
+mod wall_sql_weight;

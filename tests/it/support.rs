@@ -2,6 +2,7 @@
 
 pub mod batches;
 pub mod broker;
+pub mod bureau;
 pub mod checker;
 pub mod feeds;
 pub mod functions;

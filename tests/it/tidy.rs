@@ -37,7 +37,8 @@ const STRANGERS: [(&str, &[&str]); 7] = [
 ];
 
 /// Outside crates and where they live; a directory means the file beside it too.
-const HOMES: [(&str, &[&str]); 10] = [
+const HOMES: [(&str, &[&str]); 11] = [
+    ("tokio_postgres", &["src/store/guest"]),
     ("pgwire_replication", &["src/triggers/postgres"]),
     ("rdkafka", &["src/bus/kafka", "src/triggers/kafka"]),
     ("async_nats", &["src/bus", "src/triggers", "src/outputs"]),

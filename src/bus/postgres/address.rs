@@ -93,13 +93,25 @@ impl Replication {
         Self::of(config).map_err(fail)
     }
 
+    /// Reads an address that stands alone.
+    ///
+    /// # Errors
+    /// What is wrong with it, without any part that may be secret.
+    pub fn of_url(url: &str) -> Result<Self, String> {
+        Self::whole(url, None, None)
+    }
+
     fn of(config: &BusConfig) -> Result<Self, String> {
-        let mut read = parse(&config.url)?;
+        Self::whole(&config.url, config.user.clone(), config.password.clone())
+    }
+
+    fn whole(url: &str, user: Option<String>, password: Option<Secret>) -> Result<Self, String> {
+        let mut read = parse(url)?;
         if read.user.is_empty() {
-            read.user = config.user.clone().unwrap_or_else(|| whoami().unwrap_or_else(|| "postgres".to_owned()));
+            read.user = user.unwrap_or_else(|| whoami().unwrap_or_else(|| "postgres".to_owned()));
         }
         if read.password.0.is_empty() {
-            read.password = config.password.clone().unwrap_or_else(|| Secret(String::new()));
+            read.password = password.unwrap_or_else(|| Secret(String::new()));
         }
         if read.database.is_empty() {
             read.database.clone_from(&read.user);

@@ -69,7 +69,8 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let tables = store.control_plane().await.context("failed to read the functions")?;
     let version = super::version(&tables, name, *version)?;
     let component = store.component(&version.digest).await?;
-    let runtime = Runtime::with_reader(context.runtime_config()?, Some(Arc::new(store.reads())))?;
+    let guests = context.node_config()?.guests(&store);
+    let runtime = Runtime::with_reader(context.runtime_config()?, Some(Arc::new(guests)))?;
     let loaded = runtime.load(name, Bytes::from(component), &version.spec).await;
     let loaded = loaded.with_context(|| format!("{name}@{} cannot run", version.version))?;
     let call = CallContext {

@@ -1,84 +1,98 @@
 //! Reads for guests, on connections of their own: whatever guests ask, settling never waits for it.
 //!
-//! Invariant: a read runs in a read-only transaction that is always rolled back, and a connection comes back to the pool
-//! without a trace of it: settings, locks, prepared statements. That holds for a read whose caller went away, too.
+//! Invariant: a read runs in a read-only transaction that is always rolled back. Its rows are counted and weighed here, as
+//! they come: a read that brings more ends with its connection. So does one whose caller went away.
 
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use sqlx::Connection as _;
-use sqlx::postgres::{PgPool, PgPoolOptions};
+use futures::TryStreamExt as _;
 
 use crate::function::sql::{ROW_BYTES_MAX, ROWS_MAX, Reader, Statement};
-use crate::store::{Store, ping_idle};
 
-use super::{Failed, Guest};
+use super::Guests;
+use super::link::{Link, Owner, prompt};
+use super::param::Param;
+use super::trouble::Trouble;
 
-/// Reads at once. A node has its other connections for itself.
-const CONNECTIONS: u32 = 4;
+/// What ends a read, and what it may have left that a rollback does not take back.
+const END: &str = "rollback; select pg_catalog.pg_advisory_unlock_all()";
 
-/// What a guest's statement may have left on a connection. `reset` comes first: nothing of ours runs under a guest's
-/// settings.
-const CLEAN: &str = "reset all; reset role; deallocate all; select pg_catalog.pg_advisory_unlock_all()";
-
-/// Reads for guests. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Reads {
-    pool: PgPool,
-}
-
-impl Store {
-    /// What reads for guests, on a pool of its own; the first read connects.
-    #[must_use]
-    pub fn reads(&self) -> Reads {
-        // Nothing that is cached would outlive the cleaning.
-        let options = self.options.clone().application_name("oncue reads").statement_cache_capacity(0);
-        let pool = PgPoolOptions::new()
-            .max_connections(CONNECTIONS)
-            .acquire_timeout(crate::function::sql::TIME_MAX)
-            .test_before_acquire(false)
-            .before_acquire(ping_idle)
-            .after_release(|connection, _| {
-                Box::pin(async move {
-                    sqlx::raw_sql(CLEAN).execute(connection).await?;
-                    Ok(true)
-                })
-            })
-            .connect_lazy_with(options);
-        Reads { pool }
-    }
+/// What a read gave; or which bound it passed.
+enum Read {
+    Rows(Vec<String>),
+    Bound(String),
 }
 
 #[async_trait]
-impl Reader for Reads {
-    async fn read(&self, role: &str, statement: &Statement, time: Duration) -> Result<Vec<String>, String> {
+impl Reader for Guests {
+    async fn read(
+        &self,
+        function: &str,
+        role: &str,
+        statement: &Statement,
+        time: Duration,
+    ) -> Result<Vec<String>, String> {
         let until = Instant::now() + time;
-        let rows = self.rows(role, statement, until).await.map_err(|failed| failed.words)?;
-        if rows.len() > ROWS_MAX as usize {
-            return Err(format!("the query gives more than {ROWS_MAX} rows; add a `limit`, or let it sum up"));
+        let taking = tokio::time::timeout(time, self.inner.reads.take(function)).await;
+        let Ok(Some(_share)) = taking else {
+            return Err(format!("no connection was free within {time:?}: other reads of {function} have its share"));
+        };
+        let began = Instant::now();
+        let owner = Owner { role: role.to_owned(), function: function.to_owned() };
+        let read = self.read_as(&owner, statement, until).await;
+        self.inner.reads.took(function, began.elapsed());
+        match read.map_err(Trouble::words)? {
+            Read::Rows(rows) => Ok(rows),
+            Read::Bound(words) => Err(words),
         }
-        let whole: Option<Vec<String>> = rows.into_iter().collect();
-        whole.ok_or_else(|| format!("the rows have more than {ROW_BYTES_MAX} bytes; select fewer columns or rows"))
     }
 }
 
-impl Reads {
-    async fn rows(&self, role: &str, statement: &Statement, until: Instant) -> Result<Vec<Option<String>>, Failed> {
-        let mut connection = self.pool.acquire().await?;
-        let left = || until.saturating_duration_since(Instant::now());
-        for _ in 0..2 {
-            let mut tx = connection.begin_with("begin read only").await?;
-            let (guest, there) = Guest::enter(&mut tx, role, left()).await?;
-            if there {
-                // The rollback that dropping the transaction leaves behind is done while the caller goes on.
-                return guest.read(&mut tx, statement, ROW_BYTES_MAX).await;
-            }
-            tx.rollback().await?;
-            let mut making = connection.begin().await?;
-            let (guest, _) = Guest::enter(&mut making, role, left()).await?;
-            guest.make(&mut making, role).await?;
-            making.commit().await?;
+impl Guests {
+    async fn read_as(&self, owner: &Owner, statement: &Statement, until: Instant) -> Result<Read, Trouble> {
+        let mut link = self.inner.link(owner).await?;
+        let read = link.read(statement, until).await;
+        // After a bound was passed the rest of the rows is still on its way: the connection goes with them.
+        if matches!(&read, Ok(Read::Rows(_)) | Err(Trouble::Refused(_)))
+            && prompt(link.client.batch_execute(END)).await.is_ok()
+        {
+            self.inner.keep(link);
         }
-        Err(sqlx::Error::Protocol("a function in pg_temp went away at once".to_owned()).into())
+        read
+    }
+}
+
+impl Link {
+    async fn read(&mut self, statement: &Statement, until: Instant) -> Result<Read, Trouble> {
+        let left = until.saturating_duration_since(Instant::now());
+        let millis = left.as_millis().max(1);
+        let begin = format!(
+            "begin read only; set local statement_timeout = {millis}; set local lock_timeout = {millis}; set local role {}",
+            self.role
+        );
+        prompt(self.client.batch_execute(&begin)).await?;
+        // A comment at the statement's end ends with its line. Whatever else the text does to the brackets, it stays one
+        // statement, and its rows are counted and weighed outside of it.
+        let text = format!("select to_jsonb(q)::text from (\n{}\n) as q limit {}", statement.text, ROWS_MAX + 1);
+        let prepared = self.prepare(statement, &text).await?;
+        let params: Vec<Param<'_>> = statement.params.iter().map(Param).collect();
+        let mut rows = std::pin::pin!(self.client.query_raw(&prepared, params).await?);
+        let (mut got, mut bytes) = (Vec::new(), 0);
+        while let Some(row) = rows.try_next().await? {
+            let row: Option<String> = row.try_get(0)?;
+            let row = row.unwrap_or_else(|| "null".to_owned());
+            bytes += row.len();
+            if got.len() == ROWS_MAX as usize {
+                let words = format!("the query gives more than {ROWS_MAX} rows; add a `limit`, or let it sum up");
+                return Ok(Read::Bound(words));
+            }
+            if bytes > ROW_BYTES_MAX as usize {
+                let words = format!("the rows have more than {ROW_BYTES_MAX} bytes; select fewer columns or rows");
+                return Ok(Read::Bound(words));
+            }
+            got.push(row);
+        }
+        Ok(Read::Rows(got))
     }
 }

@@ -12,15 +12,15 @@ use super::{Fence, Group, Tx};
 
 /// The fences of a group whose lease has another epoch now.
 #[derive(Debug, Default)]
-pub(super) struct Passed(HashSet<Fence>);
+pub(in crate::store) struct Passed(HashSet<Fence>);
 
 impl Passed {
-    pub(super) fn contains(&self, fence: &Fence) -> bool {
+    pub(in crate::store) fn contains(&self, fence: &Fence) -> bool {
         self.0.contains(fence)
     }
 
     /// What of `group` is behind one of them.
-    pub(super) fn deliveries(&self, group: &Group) -> HashSet<DeliveryId> {
+    pub(in crate::store) fn deliveries(&self, group: &Group) -> HashSet<DeliveryId> {
         let records = group.records.iter().map(|r| (r.subject.id, &r.fence));
         let rejected = group.rejected.iter().map(|r| (r.id, &r.fence));
         let fenced = records.chain(rejected).filter(|(_, fence)| fence.as_ref().is_some_and(|f| self.contains(f)));
@@ -29,7 +29,7 @@ impl Passed {
 }
 
 /// Looks up the leases that `group` needs and keeps those that hold from passing on before the commit.
-pub(super) async fn passed(tx: &mut Tx, group: &Group) -> Result<Passed, StoreError> {
+pub(in crate::store) async fn passed(tx: &mut Tx, group: &Group) -> Result<Passed, StoreError> {
     let records = group.records.iter().filter_map(|r| r.fence.as_deref());
     let fences: HashSet<&Fence> = records.chain(group.rejected.iter().filter_map(|r| r.fence.as_deref())).collect();
     if fences.is_empty() {

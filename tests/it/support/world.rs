@@ -8,6 +8,7 @@ use async_nats::jetstream::message::StreamMessage;
 use oncue::dev::servers::{
     NatsConfig, Overrides, PostgresConfig, PrivateNats, PrivatePostgres, find_nats_server, find_postgres,
 };
+use oncue::store::guest::Guests;
 use oncue::store::{self, Store};
 use serde_json::Value;
 use sqlx::AssertSqlSafe;
@@ -56,6 +57,11 @@ impl World {
     /// The product's own view of the database.
     pub fn store(&self) -> Store {
         Store::connect_lazy(&store::Config::new(self.postgres.url())).expect("the address is valid")
+    }
+
+    /// The product's own connections for the statements of functions.
+    pub fn guests(&self) -> Guests {
+        oncue::node::NodeConfig::new("guests", self.postgres.url()).guests(&self.store())
     }
 
     /// Runs statements, as `psql` would.
