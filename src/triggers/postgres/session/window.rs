@@ -108,8 +108,10 @@ impl Session<'_> {
         let Ok(nonce) = Uuid::parse_str(nonce) else { return Ok(()) };
         match side {
             "low" => {
-                let announced = self.meeting.announced(nonce);
-                self.window = announced.map(|announced| Window { announced, changed: HashSet::new(), unclear: false });
+                // Anybody can write a mark that was never announced: it does not end the window of one that was.
+                if let Some(announced) = self.meeting.announced(nonce) {
+                    self.window = Some(Window { announced, changed: HashSet::new(), unclear: false });
+                }
                 Ok(())
             }
             "high" => match (self.meeting.take(nonce), self.window.take()) {
