@@ -13,6 +13,9 @@ use crate::event::Event;
 use crate::function::sql::Statement;
 use crate::retry::RetryPolicy;
 
+/// The class of a rejected message that claims to be a published event and is not signed.
+pub const FORGED: &str = "forged";
+
 /// The identity of a delivery: a UUIDv8 (RFC 9562, section 5.8) of 48 bits of the source's own time in milliseconds
 /// and a hash, so that ids sort by time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -62,6 +62,10 @@ pub struct Event {
 pub const HOPS: &str = "oncuehops";
 /// The extension that names the delivery that emitted an event. Written by the host only.
 pub const CAUSE: &str = "oncuecause";
+/// The extension that names the database role that published an event in its transaction. Written by the database only.
+pub const ROLE: &str = "oncuerole";
+/// The attribute that holds the signature of such an event in the log; no event that was read has it.
+pub const SIGNATURE: &str = "oncuemac";
 /// The key that decides the order and the partition of an event (CloudEvents extension "Partitioning").
 pub const PARTITION_KEY: &str = "partitionkey";
 /// W3C trace context, carried through (CloudEvents extension "Distributed Tracing").
@@ -80,6 +84,11 @@ impl Event {
             Some((_, slot)) => *slot = value,
             None => self.extensions.push((name.to_owned(), value)),
         }
+    }
+
+    /// Takes the extension attribute `name` away, if it is there.
+    pub fn remove_extension(&mut self, name: &str) {
+        self.extensions.retain(|(n, _)| n != name);
     }
 
     /// How many functions and rules the event has passed through; 0 when the attribute is absent or no number.

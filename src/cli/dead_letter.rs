@@ -9,6 +9,7 @@ use anyhow::ensure;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::delivery::FORGED;
 use crate::store::Store;
 use crate::store::dead_letters::{DeadLetterFilter, DeadLetterRow};
 
@@ -119,6 +120,11 @@ impl Selection {
             anyhow::bail!("dead letter {missing} is {} already", letter.row.state);
         }
         Ok(rows)
+    }
+
+    /// Whether forged messages are meant: no wider filter takes them.
+    fn names_forged(&self) -> bool {
+        !self.ids.is_empty() || self.filter.class.as_deref() == Some(FORGED)
     }
 
     /// Whether the change may be made without being shown first.

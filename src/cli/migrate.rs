@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, ensure};
 
 use crate::bus::BusKind;
-use crate::bus::postgres::{PUBLISH_SQL, PostgresBus};
+use crate::bus::postgres::{PUBLISH_SQL, PostgresBus, grants, literal};
 
 use super::Context;
 
@@ -19,6 +19,9 @@ pub struct Args {
     /// Print the SQL that installs it, for somebody who may run it
     #[arg(long, requires = "bus")]
     sql: bool,
+    /// Let this role publish with it; may be given several times
+    #[arg(long, requires = "bus", value_name = "ROLE")]
+    grant: Vec<String>,
 }
 
 /// Applies the migrations that are missing, or installs the function.
@@ -37,16 +40,28 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         format!("there is no bus \"{name}\"; there is {known}")
     })?;
     ensure!(config.kind == BusKind::Postgres, "the bus \"{name}\" is no Postgres: there is nothing to install");
+    let bus = PostgresBus::new(name, config)?;
     if args.sql {
-        context.output.text(PUBLISH_SQL)?;
+        context.output.text(&sql(&bus.replication().user, &args.grant))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let bus = PostgresBus::new(name, config)?;
     bus.install_publish().await?;
+    for role in &args.grant {
+        bus.grant_publish(role).await?;
+        context.output.note(&format!("the role {role} may publish"));
+    }
     let database = &bus.replication().database;
     context.output.note(&format!(
-        "oncue.publish is in the database {database}; each role that publishes needs `grant usage on schema oncue to \
-         ROLE`"
+        "oncue.publish is in the database {database}; `oncue migrate --bus {name} --grant ROLE` lets a role publish"
     ));
     Ok(ExitCode::SUCCESS)
+}
+
+/// What installs the functions, and lets the bus's own role follow feeds and others publish.
+fn sql(own: &str, publishers: &[String]) -> String {
+    let mut sql = format!("{PUBLISH_SQL}\n-- What the bus's role checks and signs events with.\n{}\n", grants(own));
+    for role in publishers {
+        sql.push_str(&format!("select oncue.grant_publish({});\n", literal(role)));
+    }
+    sql
 }

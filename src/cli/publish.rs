@@ -16,7 +16,6 @@ use crate::bus::nats;
 use crate::bus::postgres::PostgresBus;
 use crate::bus::send::{self, Outgoing, SendError, Stored};
 use crate::bus::{BusConfig, BusKind, Publishing};
-use crate::event::codec;
 
 use super::Context;
 use super::arguments::key_value;
@@ -151,15 +150,16 @@ async fn to_postgres(config: &BusConfig, batch: &Batch, published: &mut Publishe
     let mut events = Vec::new();
     let mut bytes = 0;
     for n in 1..=batch.total() {
-        let event = codec::to_structured(&batch.event(n));
-        bytes += event.len();
+        let event = batch.event(n);
+        bytes += event.size();
         events.push(event);
         if n == batch.total() || events.len() == TRANSACTION.0 || bytes >= TRANSACTION.1 {
-            let written = bus.publish(&events).await;
+            let count = events.len() as u64;
+            let written = bus.publish(std::mem::take(&mut events)).await;
             written.with_context(|| format!("published {} of {} events", published.count, batch.total()))?;
-            published.count += events.len() as u64;
+            published.count += count;
             *published.transactions.get_or_insert(0) += 1;
-            (events, bytes) = (Vec::new(), 0);
+            bytes = 0;
         }
     }
     Ok(())

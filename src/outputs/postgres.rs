@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{Output, OutputError, failed};
 use crate::bus::postgres::{PostgresBus, SourceError};
-use crate::event::{Event, codec};
+use crate::event::Event;
 
 /// Bytes of events that the outbox's relay writes in one transaction of a Postgres.
 const TRANSACTION_BYTES: usize = 4 << 20;
@@ -78,6 +78,5 @@ impl<'a> Transactions<'a> {
 /// Writes logical messages in one transaction. A Postgres has no subjects: what grants and rules name after the bus is
 /// the event's type there, so that a function publishes no other types than it may.
 async fn commit(bus: &PostgresBus, outputs: &[&Output]) -> Result<(), SourceError> {
-    let event = |output: &&Output| codec::to_structured(&Event { ty: output.subject.clone(), ..output.event.clone() });
-    bus.publish(&outputs.iter().map(event).collect::<Vec<_>>()).await
+    bus.publish(outputs.iter().map(|output| Event { ty: output.subject.clone(), ..output.event.clone() })).await
 }

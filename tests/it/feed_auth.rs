@@ -35,7 +35,8 @@ async fn strict() -> World {
             "set password_encryption = 'scram-sha-256';
              create role feeder login replication password 'open:sesame@1';
              create table users (id bigint primary key, email text);
-             alter table users owner to feeder",
+             alter table users owner to feeder; grant usage on schema oncue to feeder;
+             grant select on oncue.publish_keys to feeder",
         )
         .await;
     world.sql("alter system set ssl = on").await;

@@ -73,6 +73,9 @@ async fn a_role_that_may_not_replicate_is_told_the_statement() {
     // Still it may not make a publication of a table that is another's.
     refused(&world, &node, &["create publication \"oncue_users\" for table \"public\".\"users\""]).await;
     world.sql("create publication oncue_users for table users").await;
+    // Nor may it tell events that were published from forged ones.
+    refused(&world, &node, &["grant select on oncue.publish_keys to \"feeder\""]).await;
+    world.sql("grant usage on schema oncue to feeder; grant select on oncue.publish_keys to feeder").await;
     works(&world, node).await;
 }
 

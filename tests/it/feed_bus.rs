@@ -245,6 +245,7 @@ async fn a_standby_is_refused_until_it_is_promoted() {
     let mut world = World::without_tables().await;
     let bus = bus(world.postgres.url());
     let before = bus.fit_server().await.expect("it can be a source");
+    bus.install_publish().await.expect("it is installed");
     let signal = world.postgres.data_dir().join("data/standby.signal");
     std::fs::write(&signal, "").expect("the file is written");
     world.postgres.restart().await.expect("it starts as a standby");
@@ -257,7 +258,10 @@ async fn a_standby_is_refused_until_it_is_promoted() {
         // Later ones decode on a standby: they wait until its primary has told what runs there, and it has none.
         bus.create_slot("s", false).await.expect_err("nothing is decoded there");
     }
-    bus.publish(&[b"{}".to_vec()]).await.expect_err("nothing is written there");
+    let content = br#"{"specversion":"1.0","id":"i","source":"s","type":"t"}"#;
+    let event = oncue::event::codec::from_structured(content, &oncue::event::codec::Limits::default());
+    let error = bus.publish([event.expect("an event")]).await.expect_err("nothing is written there");
+    assert!(error.to_string().contains("recovery"), "{error}");
     let promoted = sqlx::query_scalar::<_, bool>("select pg_promote()").fetch_one(&world.pool).await;
     assert!(promoted.expect("it is promoted"));
     let after = bus.fit_server().await.expect("it can be a source again");

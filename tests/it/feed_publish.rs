@@ -32,8 +32,11 @@ async fn events(world: &World) -> Vec<Event> {
                 where get_byte(data, 0) = 77";
     let contents: Vec<Vec<u8>> = sqlx::query_scalar(read).fetch_all(&world.pool).await.expect("the slot is read");
     let read = |content: &Vec<u8>| {
-        codec::from_structured(content, &Limits::default())
-            .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(content)))
+        let mut event = codec::from_structured(content, &Limits::default())
+            .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(content)));
+        assert!(event.extension("oncuemac").is_some(), "it is signed: {event:?}");
+        event.remove_extension("oncuemac");
+        event
     };
     contents.iter().map(read).collect()
 }
@@ -117,7 +120,7 @@ async fn what_no_feed_could_read_is_refused_and_the_argument_is_named() {
 }
 
 #[tokio::test]
-async fn a_role_needs_nothing_but_the_schema() {
+async fn a_role_needs_one_grant() {
     let (world, _) = world().await;
     world.sql("create role shop login; create table secret (x int)").await;
     let pool = sqlx::PgPool::connect_lazy(&world.postgres.url().replace("postgres@", "shop@")).expect("it is valid");
@@ -125,6 +128,9 @@ async fn a_role_needs_nothing_but_the_schema() {
     let error = publish().await.expect_err("not yet").to_string();
     assert!(error.contains("permission denied for schema oncue"), "{error}");
     world.sql("grant usage on schema oncue to shop").await;
+    let error = publish().await.expect_err("not yet").to_string();
+    assert!(error.contains("permission denied for function"), "{error}");
+    world.sql("select oncue.grant_publish('shop')").await;
     publish().await.expect("it may");
     // It can neither replace the function nor do more than it could before.
     let shop = world.postgres.url().replace("postgres@", "shop@");
@@ -137,8 +143,11 @@ async fn a_role_needs_nothing_but_the_schema() {
 #[tokio::test]
 async fn several_events_are_one_transaction_in_their_order() {
     let (world, bus) = world().await;
-    let one = |n: usize| format!(r#"{{"specversion":"1.0","id":"{n}","source":"s","type":"t"}}"#).into_bytes();
-    bus.publish(&(0..3_000).map(one).collect::<Vec<_>>()).await.expect("they are published");
+    let one = |n: usize| {
+        let event = format!(r#"{{"specversion":"1.0","id":"{n}","source":"s","type":"t"}}"#);
+        codec::from_structured(event.as_bytes(), &Limits::default()).expect("an event")
+    };
+    bus.publish((0..3_000).map(one)).await.expect("they are published");
     let transactions = "select count(*) from pg_logical_slot_peek_binary_changes('published', null, null, \
                         'proto_version', '1', 'publication_names', 'nothing', 'messages', 'true') \
                         where get_byte(data, 0) = 66";
@@ -160,7 +169,13 @@ async fn the_command_line_installs_the_function_and_publishes() {
     assert!(sql.code == 0 && sql.out.contains("create or replace function oncue.publish"), "{sql:?}");
     world.sql(&sql.out).await;
     let said = run(&manifest, &["migrate", "--bus", "app"]).await;
-    assert!(said.code == 0 && said.err.contains("grant usage on schema oncue"), "{said:?}");
+    assert!(said.code == 0 && said.err.contains("--grant ROLE"), "{said:?}");
+    world.sql("create role shop login").await;
+    let said = run(&manifest, &["migrate", "--bus", "app", "--grant", "shop"]).await;
+    assert!(said.code == 0 && said.err.contains("the role shop may publish"), "{said:?}");
+    let granted = "has_function_privilege('shop', 'oncue.write_event(text, jsonb, text, text, text, text, jsonb, bytea)', \
+                   'execute')";
+    assert_eq!(world.number(&format!("select {granted}::int")).await, 1);
 
     let said = run(&manifest, &["publish", "app/user.signup", r#"{"n": 1.0}"#, "--id", "x", "--ext", "tenant=t"]).await;
     assert!(said.code == 0 && said.out.contains("published 1 to app/user.signup as x"), "{said:?}");

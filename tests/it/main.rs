@@ -63,3 +63,4 @@ mod unmatched;
 mod wall_sql;
 mod wall_sql_leftovers;
 mod wall_sql_weight;
+mod wall_forged;

@@ -3,7 +3,9 @@
 //! Invariant: messages of one call are in one transaction, in their order: all of them or none. Nothing is written to
 //! a server whose WAL nobody can decode.
 
-use super::{PostgresBus, SourceError};
+use super::keys::grants;
+use super::{PostgresBus, SourceError, literal};
+use crate::event::{AttributeValue, Event, ROLE, SIGNATURE, codec};
 use crate::lsn::Lsn;
 
 /// The prefix of logical messages that are published events: `oncue.publish` writes it, feeds look for it.
@@ -13,7 +15,7 @@ pub const PUBLISH_PREFIX: &str = "oncue";
 pub const PUBLISH_SQL: &str = concat!(
     "-- The schema may be there, made by somebody who may.\n",
     "do $$ begin if to_regnamespace('oncue') is null then create schema oncue; end if; end $$;\n\n",
-    include_str!("../../../migrations/0008_publish.sql")
+    include_str!("../../../migrations/0018_signed_events.sql")
 );
 
 impl PostgresBus {
@@ -33,22 +35,29 @@ impl PostgresBus {
         self.lsn(ACTION, &text)
     }
 
-    /// Publishes events in structured mode: in their order, in one transaction.
+    /// Publishes events: in their order, in one transaction, signed, with our role as the one that published them.
     ///
     /// # Errors
-    /// The server does not answer, is a standby, or writes no logical WAL, so that nobody would ever read them.
-    pub async fn publish(&self, events: &[Vec<u8>]) -> Result<(), SourceError> {
+    /// The server does not answer, is a standby, or writes no logical WAL, so that nobody would ever read them; our role
+    /// cannot sign them.
+    pub async fn publish(&self, events: impl IntoIterator<Item = Event>) -> Result<(), SourceError> {
         const ACTION: &str = "publish";
+        let contents: Vec<Vec<u8>> = events.into_iter().map(|event| self.content(event)).collect();
         let mut connection = self.connection(ACTION).await?;
         let written = sqlx::query_scalar!(
-            r#"select count(pg_logical_emit_message(true, $1, m.content)) as "count!"
-            from (select content from unnest($2::bytea[]) with ordinality u (content, ord) order by ord) m
+            r#"select count(oncue.write_message(m.content)) as "count!"
+            from (select content from unnest($1::bytea[]) with ordinality u (content, ord) order by ord) m
             where current_setting('wal_level') = 'logical'"#,
-            PUBLISH_PREFIX,
-            events
+            &contents
         );
-        let written = written.fetch_one(&mut *connection).await.map_err(|error| self.error(ACTION, error, &[]))?;
-        if usize::try_from(written).is_ok_and(|written| written == events.len()) {
+        let install = format!("run `oncue migrate --bus {}`: only its functions can sign an event", self.name);
+        let mends = [
+            ("3F000", install.clone()),
+            ("42883", install),
+            ("42501", format!("run `{}`", grants(&self.replication.user))),
+        ];
+        let written = written.fetch_one(&mut *connection).await.map_err(|error| self.error(ACTION, error, &mends))?;
+        if usize::try_from(written).is_ok_and(|written| written == contents.len()) {
             return Ok(());
         }
         Err(self.unfit(
@@ -56,6 +65,13 @@ impl PostgresBus {
              wal_level = logical` and restart the server"
                 .to_owned(),
         ))
+    }
+
+    /// The event in structured mode; what it says of who published it before is of another place.
+    fn content(&self, mut event: Event) -> Vec<u8> {
+        event.remove_extension(SIGNATURE);
+        event.set_extension(ROLE, AttributeValue::String(self.replication.user.clone()));
+        codec::to_structured(&event)
     }
 
     /// Installs `oncue.publish`, or replaces it by this program's.
@@ -71,6 +87,18 @@ impl PostgresBus {
         // One message of several statements is one transaction.
         let ran = sqlx::raw_sql(PUBLISH_SQL).execute(&mut *connection).await;
         ran.map(drop).map_err(|error| self.error(ACTION, error, &mends))
+    }
+
+    /// Lets a role publish with `oncue.publish`.
+    ///
+    /// # Errors
+    /// The server does not answer; there is no such role, or ours may not grant it.
+    pub async fn grant_publish(&self, role: &str) -> Result<(), SourceError> {
+        const ACTION: &str = "grant oncue.publish";
+        let mends = [("42501", format!("have the owner run `select oncue.grant_publish({})`", literal(role)))];
+        let mut connection = self.connection(ACTION).await?;
+        let granted = sqlx::query!("select oncue.grant_publish($1)::text as granted", role);
+        granted.fetch_one(&mut *connection).await.map(drop).map_err(|error| self.error(ACTION, error, &mends))
     }
 
     /// Whether `oncue.publish` is there.

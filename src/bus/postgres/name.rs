@@ -36,6 +36,14 @@ impl TableName {
     }
 }
 
+impl TableName {
+    /// Whether its rows are the keys that sign published events: no feed may tell of them.
+    #[must_use]
+    pub fn holds_keys(&self) -> bool {
+        (self.schema.as_str(), self.name.as_str()) == ("oncue", "publish_keys")
+    }
+}
+
 impl FromStr for TableName {
     type Err = NameError;
 

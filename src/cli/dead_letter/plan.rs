@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::delivery::DeliveryId;
-use crate::event::Event;
+use crate::delivery::{DeliveryId, FORGED};
 use crate::event::codec::kafka::{self, Kept};
 use crate::event::codec::{self, DecodeError, Defaults, Limits, Message};
+use crate::event::{Event, ROLE, SIGNATURE};
 use crate::rules::{CompiledRule, Rule, RuleSet};
 use crate::store::control::{ControlPlane, TriggerRow};
 use crate::store::dead_letters::{DeadLetter, RedriveDelivery};
@@ -119,7 +119,13 @@ impl Planner {
         let payload = Bytes::from(letter.raw.clone());
         let message = Message { headers: &headers, payload: &payload };
         let decode = |defaults: &Defaults<'_>| codec::decode(&message, defaults, &self.options.limits);
-        decoded(letter, ty.as_deref().unwrap_or_default(), decode)
+        let mut event = decoded(letter, ty.as_deref().unwrap_or_default(), decode)?;
+        if letter.row.class == FORGED {
+            // Nobody vouches for what it says of who published it.
+            event.remove_extension(ROLE);
+            event.remove_extension(SIGNATURE);
+        }
+        Ok(event)
     }
 
     fn record(&self, letter: &DeadLetter, kept: &Kept) -> Result<Event, String> {

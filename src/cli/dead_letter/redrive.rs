@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::cli::Context;
 use crate::cli::output::{bytes, dash};
+use crate::delivery::FORGED;
 use crate::event::codec::Limits;
 use crate::store::Store;
 use crate::store::dead_letters::{DeadLetterRow, Redrive};
@@ -72,7 +73,8 @@ pub(super) async fn run(store: &Store, args: &Args, context: &Context) -> anyhow
     let rows = args.selection.read(store).await?;
     let planner = Planner::new(store.control_plane().await?, options(args, context)?);
     let dry_run = args.dry_run || !args.selection.is_confirmed();
-    let mut run = Run { store, planner, rate: args.rate, position: 0, dry_run };
+    let forged = args.selection.names_forged();
+    let mut run = Run { store, planner, rate: args.rate, position: 0, dry_run, forged };
     let mut result = Redriven { dry_run, redriven: 0, stay: 0, letters: Vec::new() };
     for (at, batch) in rows.chunks(BATCH).enumerate() {
         let verdicts = run.batch(batch).await.with_context(|| format!("{} were redriven before", result.redriven))?;
@@ -104,6 +106,8 @@ struct Run<'a> {
     /// Deliveries that were planned so far.
     position: u64,
     dry_run: bool,
+    /// Whether forged messages are meant too.
+    forged: bool,
 }
 
 impl Run<'_> {
@@ -120,7 +124,11 @@ impl Run<'_> {
                 runs: Vec::new(),
                 stays: None,
             };
-            match self.planner.plan(&letter) {
+            let planned = match row.class == FORGED && !self.forged {
+                true => Err("it is forged: its id, or --class forged, runs it all the same".to_owned()),
+                false => self.planner.plan(&letter),
+            };
+            match planned {
                 Ok(mut deliveries) => {
                     for delivery in &mut deliveries {
                         delivery.after_ms = after_ms(self.position, self.rate);

@@ -4,10 +4,10 @@
 //! that mends it.
 
 mod feed;
+mod publishing;
 mod tables;
 
 use crate::bus::BusConfig;
-use crate::bus::inspect::overlaps;
 use crate::bus::postgres::{OLDEST, PostgresBus, Server, quoted};
 use crate::store::Store;
 use crate::store::control::{ControlPlane, TriggerRow};
@@ -51,7 +51,7 @@ pub(super) async fn look(
     kind_of_server(&server, &about, findings);
     room(&server, &feeds, &about, findings);
     unbounded(&server, config, &about, findings);
-    publishing(&bus, &feeds, &about, findings).await;
+    publishing::look(&bus, &feeds, &about, findings).await;
     shared(&feeds, findings);
     let Some((store, _)) = control else { return };
     let look = Look { bus: &bus, server: &server, store };
@@ -137,30 +137,6 @@ fn unbounded(server: &Server, config: &BusConfig, about: &str, findings: &mut Fi
             format!("{text}; nodes do not begin"),
             format!("{fix}\nor `accept_unbounded_wal = true` in [bus.…]"),
         );
-    }
-}
-
-/// Whether events can be published, and who takes them.
-async fn publishing(bus: &PostgresBus, feeds: &[Feed<'_>], about: &str, findings: &mut Findings) {
-    let takers: Vec<&Feed<'_>> = feeds.iter().filter(|feed| !feed.spec.messages.is_empty()).collect();
-    let install = format!("`oncue migrate --bus {}`, and `grant usage on schema oncue to …` of each role", bus.name());
-    match bus.has_publish().await {
-        Ok(true) => findings.ok(about, "oncue.publish is installed"),
-        Ok(false) if takers.is_empty() => {}
-        Ok(false) => {
-            let text = "oncue.publish is not installed: applications cannot publish in their transactions";
-            findings.warn(about, text, install);
-        }
-        Err(error) => findings.bad(about, error.to_string(), "look at the server's log"),
-    }
-    for (at, feed) in takers.iter().enumerate() {
-        let both =
-            |other: &&&Feed<'_>| feed.spec.messages.iter().any(|a| other.spec.messages.iter().any(|b| overlaps(a, b)));
-        if let Some(other) = takers[at + 1..].iter().find(both) {
-            let (one, two) = (&feed.row.name, &other.row.name);
-            let text = format!("the triggers {one} and {two} both take messages of the same types: each is two events");
-            findings.warn(about, text, "`messages = []` on one of them, or patterns that differ, if not meant so");
-        }
     }
 }
 

@@ -189,10 +189,11 @@ impl Follower {
             read_until: at,
             restart: None,
         };
-        let tables = match self.tables()? {
+        let mut tables = match self.tables()? {
             named if named.is_empty() => published,
             named => named,
         };
+        tables.retain(|table| !table.holds_keys());
         let read = |table: TableName| BackfillRequest {
             schema: table.schema,
             table: table.name,

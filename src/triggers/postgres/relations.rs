@@ -63,7 +63,8 @@ impl Relations {
         let key = self.bus.key_columns(relation.oid).await.map_err(|e| Failure::Again(e.to_string()))?;
         let mut family = vec![TableName::new(relation.schema.as_ref(), relation.name.as_ref())];
         family.extend(self.bus.partition_ancestors(relation.oid).await.map_err(|e| Failure::Again(e.to_string()))?);
-        let wanted = self.wanted.is_empty() || family.iter().any(|table| self.wanted.contains(table));
+        let holds_keys = family.iter().any(TableName::holds_keys);
+        let wanted = !holds_keys && (self.wanted.is_empty() || family.iter().any(|table| self.wanted.contains(table)));
         let table = Table::new(relation, &self.types, &key);
         self.known.insert(relation.oid, Known { table, family, wanted, listened: [None; 5] });
         Ok(())

@@ -16,6 +16,7 @@ use crate::pattern::Fill;
 use crate::telemetry;
 use crate::triggers::Failure;
 
+use self::published::{Message as Published, Seals};
 use self::window::{Recent, Window};
 use super::change::{Change, Op, Origin, Transaction};
 use super::pgoutput::{self, Message};
@@ -27,6 +28,7 @@ use super::unmatched::Unmatched;
 use super::{Follower, Holding, bind::Bound, position::Place, store_failure};
 
 mod hand_over;
+mod published;
 mod window;
 
 /// How far ahead `read_until` is written: at most this much WAL is looked up in the ledger after a crash.
@@ -60,6 +62,7 @@ struct Session<'a> {
     relay: Option<(Route, mpsc::Sender<Relayed>)>,
     window: Option<Window>,
     recent: Recent,
+    seals: Seals,
     /// The end of what the server has sent, and when that was committed.
     sent: Lsn,
     committed_at: OffsetDateTime,
@@ -71,6 +74,8 @@ struct Open {
     next: u32,
     /// How often its events may have been sent.
     sent: u32,
+    /// The seal of the published event that was believed last.
+    sealed: Lsn,
 }
 
 impl Open {
@@ -88,6 +93,7 @@ impl Follower {
         held.line.connected();
         // The client tells the slot at once where it starts: that must be written down, not only settled.
         let written = *held.written.borrow();
+        let seals = self.seals().await?;
         let stream = Stream::new(self.connect(written).await?);
         self.context.reading().await;
         let mut session = Session {
@@ -107,6 +113,7 @@ impl Follower {
             relay,
             window: None,
             recent: Recent::default(),
+            seals,
             sent: held.line.settled(),
             committed_at: OffsetDateTime::now_utc(),
         };
@@ -203,6 +210,7 @@ impl Session<'_> {
         if self.unmatched.due().is_some_and(|due| due <= Instant::now()) {
             self.unmatched.flush(&self.follower.context.name, &self.follower.context.dispatcher);
         }
+        self.tell_forged();
         self.count();
         Ok(())
     }
@@ -227,11 +235,11 @@ impl Session<'_> {
                 self.commit(Lsn(end_lsn.as_u64()));
                 Ok(())
             }
-            ReplicationEvent::Message { transactional, prefix, content, .. } => {
+            ReplicationEvent::Message { transactional, lsn, prefix, content } => {
                 match (transactional, self.transaction.as_mut()) {
                     (true, Some(open)) => {
                         let place = open.place();
-                        self.published(place, &prefix, content).await
+                        self.published(place, Published { lsn: Lsn(lsn.as_u64()), prefix, content }).await
                     }
                     // Outside a transaction there is no commit to order it by: only transactional ones are events.
                     _ => Ok(()),
@@ -259,7 +267,7 @@ impl Session<'_> {
         };
         let facts = Transaction::new(xid, commit_lsn, commit_time_micros);
         self.recent.push(xid);
-        self.transaction = Some(Open { facts, next: 0, sent });
+        self.transaction = Some(Open { facts, next: 0, sent, sealed: Lsn::ZERO });
         self.follow_rules();
         Ok(())
     }

@@ -229,6 +229,9 @@ impl Filler<'_> {
         let (Some(facts), Some(shape)) = (facts.into_iter().next(), shape) else {
             return Ok(Err(format!("there is no table {table}")));
         };
+        if table.holds_keys() {
+            return Ok(Err(format!("{table} holds the keys that sign published events: no feed tells of it")));
+        }
         if facts.key.is_empty() {
             return Ok(Err(format!(
                 "{table} has no primary key, so its rows cannot be read in order: add one, for example `alter table {} \

@@ -8,13 +8,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use time::OffsetDateTime;
 
-use crate::bus::postgres::{MARK_PREFIX, PUBLISH_PREFIX};
-use crate::delivery::DeliveryId;
+use crate::delivery::{DeliveryId, FORGED};
 use crate::dispatch::Arrival;
 use crate::dispatch::budget::Credit;
 use crate::dispatch::ticket::Ticket;
-use crate::event::{Event, codec};
-use crate::function::subject_matches;
+use crate::event::Event;
 use crate::store::settle::Rejected;
 use crate::triggers::Failure;
 
@@ -24,7 +22,7 @@ use super::super::relay::Relayed;
 use super::Session;
 
 /// The largest row that becomes an event: above it, a dead letter. Functions have 64 MiB of memory by default.
-const EVENT_BYTES_MAX: usize = 16 << 20;
+pub(super) const EVENT_BYTES_MAX: usize = 16 << 20;
 
 /// What names an event at its source for ever, and how often it may have been sent.
 pub(super) struct Identity {
@@ -95,7 +93,12 @@ impl Session<'_> {
         let name = &self.follower.context.name;
         let headers = self.transaction.as_ref().map(|open| {
             let (lsn, xid) = (open.facts.commit_lsn.to_string(), open.facts.xid.to_string());
-            serde_json::json!([["Postgres-Lsn", lsn], ["Postgres-Xid", xid]])
+            let mut headers = vec![("Postgres-Lsn", lsn), ("Postgres-Xid", xid)];
+            // What came as an event can be redriven as one.
+            if class == FORGED {
+                headers.push(("Content-Type", "application/cloudevents+json".to_owned()));
+            }
+            serde_json::json!(headers)
         });
         Rejected {
             id: DeliveryId::derive(identity.at, name, &identity.key, "", 0),
@@ -119,30 +122,6 @@ impl Session<'_> {
             }
             _ => Err(Failure::Again(format!("the replication stream cannot be decoded: {error}"))),
         }
-    }
-
-    /// A message that was written with `oncue.publish` in the transaction; those of others are passed over.
-    pub(super) async fn published(&mut self, place: Place, prefix: &str, content: Bytes) -> Result<(), Failure> {
-        match prefix {
-            PUBLISH_PREFIX => {}
-            MARK_PREFIX => return self.mark(&content).await,
-            _ => return Ok(()),
-        }
-        let limits = codec::Limits { max_bytes: EVENT_BYTES_MAX, ..self.follower.context.limits };
-        let event = match codec::from_structured(&content, &limits) {
-            Ok(event) => event,
-            Err(error) => return self.reject(place, error.class(), error.to_string(), &content).await,
-        };
-        let wanted = &self.follower.spec.messages;
-        if !wanted.iter().any(|pattern| subject_matches(pattern, &event.ty)) {
-            return Ok(());
-        }
-        self.received += 1;
-        let event = match event.time {
-            Some(_) => event,
-            None => Event { time: self.transaction.as_ref().map(|open| open.facts.commit_time), ..event },
-        };
-        self.hand_over(place, Arc::new(event), &content).await
     }
 
     /// Waits for room; none when the trigger is told to stop or the lease is lost meanwhile.
