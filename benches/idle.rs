@@ -38,6 +38,7 @@ async fn main() -> Result<()> {
     .execute(&mut sql)
     .await?;
     let mut config = NodeConfig::new("idle", postgres.url());
+    config.runtime.compiler = oncue::runtime::Compiler::Program(env!("CARGO_BIN_EXE_oncue").into());
     config.buses.insert("events".to_owned(), BusConfig::nats(nats.url()));
     let drain = Drain::new();
     // The benchmark awaits the node itself: it is no part of one.

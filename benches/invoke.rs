@@ -12,7 +12,7 @@ use oncue::delivery::Outcome;
 use oncue::event::Event;
 use oncue::event::codec::{self, Limits};
 use oncue::function::FunctionSpec;
-use oncue::runtime::{CallContext, LoadedFunction, Runtime, RuntimeConfig, bare};
+use oncue::runtime::{CallContext, Compiler, LoadedFunction, Runtime, RuntimeConfig, bare};
 
 /// The program's own allocator.
 #[global_allocator]
@@ -25,7 +25,10 @@ fn main() -> Result<()> {
     let component = std::fs::read(root.join("welcome.wasm")).context("functions/welcome/welcome.wasm")?;
     let mut spec = FunctionSpec::default();
     spec.grants.publish.push("events/mail.*".to_owned());
-    let runtime = Runtime::new(RuntimeConfig::default())?;
+    let runtime = Runtime::new(RuntimeConfig {
+        compiler: Compiler::Program(env!("CARGO_BIN_EXE_oncue").into()),
+        ..RuntimeConfig::default()
+    })?;
     let load = tokio::runtime::Runtime::new()?;
     let function = load.block_on(runtime.load("welcome", component.into(), &spec))?;
     measure("warm-up", &runtime, &function, &event, (calls / 10, 1))?;

@@ -269,6 +269,7 @@ impl Bench {
             sqlx::query(others).execute(&mut sql).await?;
         }
         let mut config = NodeConfig::new("bench", self.postgres.url());
+        config.runtime.compiler = oncue::runtime::Compiler::Program(env!("CARGO_BIN_EXE_oncue").into());
         config.buses.insert("events".to_owned(), BusConfig::nats(self.nats.url()));
         let drain = Drain::new();
         // The benchmark awaits the node itself: it is no part of one.

@@ -17,6 +17,7 @@ pub mod output;
 mod apply;
 mod arguments;
 mod bench;
+mod compile_worker;
 mod completions;
 mod dead_letter;
 mod dev;
@@ -101,6 +102,9 @@ enum Command {
     DeadLetter(dead_letter::Args),
     /// What ran, how long and how much
     Usage(usage::Args),
+    /// Compile a component for the oncue that started this one
+    #[command(hide = true)]
+    CompileWorker(compile_worker::Args),
     /// Print the completions of a shell
     Completions(completions::Args),
     /// Print the version
@@ -134,6 +138,7 @@ impl Cli {
             Command::Explain(args) => Box::pin(explain::run(args, context)).await,
             Command::DeadLetter(args) => Box::pin(dead_letter::run(args, context)).await,
             Command::Usage(args) => Box::pin(usage::run(args, context)).await,
+            Command::CompileWorker(args) => compile_worker::run(&args),
             Command::Completions(args) => completions::run(&args, context),
             Command::Version(args) => version::run(&args, context),
         }

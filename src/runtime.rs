@@ -6,6 +6,7 @@
 
 mod cache;
 mod call;
+mod compile;
 mod component;
 mod engine;
 mod host;
@@ -13,6 +14,7 @@ mod limits;
 mod logs;
 mod outputs;
 mod sql;
+mod structure;
 
 pub mod bare;
 #[cfg(test)]
@@ -31,22 +33,28 @@ use tokio::sync::Semaphore;
 use wasmtime::Engine;
 use wasmtime::component::{Component, Linker};
 
+pub use self::compile::{Compiler, Order, WorkerError, work};
 pub use self::component::{ComponentInfo, LoadError};
 
 use self::cache::Cache;
+use self::compile::{Artefact, Compilers};
 use self::host::{HostState, wit};
 use crate::delivery::{Outcome, Report};
 use crate::event::Event;
 use crate::function::sql::Reader;
 use crate::function::{FunctionSpec, hex};
 
-/// Components that are compiled at once: each takes a core for as long as it takes.
-const COMPILATIONS: usize = 2;
+/// Processor time that a compiler may take beyond its time: its own clock is only there for when ours has stopped.
+const CPU_GRACE: u64 = 10;
 
 /// Settings of the runtime.
 #[derive(Clone, Debug)]
 pub struct RuntimeConfig {
-    /// Where compiled components are kept; none keeps nothing.
+    /// Where components are compiled.
+    pub compiler: Compiler,
+    /// Bytes of memory of one compilation in a process of its own.
+    pub compile_memory_bytes: u64,
+    /// In a folder of this one compiled components are kept; none keeps nothing.
     pub cache_dir: Option<PathBuf>,
     /// Bytes that the cache may take; the components used longest ago go first.
     pub cache_bytes_max: u64,
@@ -56,7 +64,7 @@ pub struct RuntimeConfig {
     pub epoch_tick: Duration,
     /// Bytes of a component.
     pub max_component_bytes: usize,
-    /// Longest time of one compilation, and of the wait for its turn.
+    /// Longest time of one compilation, and of each wait for its turn.
     pub compile_timeout: Duration,
     /// Most memory of one instance, whatever its own limit says.
     pub memory_ceiling: u64,
@@ -70,6 +78,8 @@ pub struct RuntimeConfig {
 impl Default for RuntimeConfig {
     fn default() -> Self {
         Self {
+            compiler: Compiler::default(),
+            compile_memory_bytes: 2 << 30,
             cache_dir: None,
             cache_bytes_max: 2 << 30,
             slots: 256,
@@ -90,7 +100,9 @@ pub enum RuntimeError {
     #[error("cannot start the WebAssembly engine")]
     Engine(#[source] wasmtime::Error),
     /// The cache directory cannot be used.
-    #[error("cannot use {dir} for compiled components; it must belong to this user alone")]
+    #[error(
+        "cannot keep compiled components in {dir}; [node] cache_dir must name a folder in which this user may write"
+    )]
     CacheDir {
         /// The directory.
         dir: PathBuf,
@@ -174,7 +186,7 @@ struct Inner {
     slots: u32,
     /// Taken before the pool, whose own exhaustion is an error and no wait.
     free: Semaphore,
-    compiling: Arc<Semaphore>,
+    compilers: Compilers,
 }
 
 impl std::fmt::Debug for Runtime {
@@ -206,8 +218,15 @@ impl Runtime {
         host::link(&mut linker).map_err(RuntimeError::Engine)?;
         engine::start_ticker(&engine, config.epoch_tick)?;
         let free = Semaphore::new(slots as usize);
-        let compiling = Arc::new(Semaphore::new(COMPILATIONS));
-        Ok(Self(Arc::new(Inner { config, reader, engine, linker, cache, slots, free, compiling })))
+        let order = Order {
+            profile,
+            memory_ceiling: config.memory_ceiling,
+            explicit_bounds_checks: config.explicit_bounds_checks,
+            memory_bytes: config.compile_memory_bytes,
+            cpu_seconds: config.compile_timeout.as_secs().saturating_add(CPU_GRACE),
+        };
+        let compilers = Compilers::new(config.compiler.clone(), order, config.compile_timeout);
+        Ok(Self(Arc::new(Inner { config, reader, engine, linker, cache, slots, free, compilers })))
     }
 
     /// Compiles the component, or takes its compiled form from the cache, and links it. Off the reactor.
@@ -265,30 +284,25 @@ impl Runtime {
     /// The compiled form, the digest, and whether it came from the cache. What is in the cache waits for no compilation.
     async fn compiled(&self, bytes: Bytes) -> Result<(Component, [u8; 32], bool), LoadError> {
         let (inner, content) = (Arc::clone(&self.0), bytes.clone());
-        let looked_up = tokio::task::spawn_blocking(move || inner.look_up(&content)).await;
-        let (digest, found) =
-            looked_up.map_err(|error| LoadError::Compile(format!("cannot read the cache: {error}")))?;
-        match found {
-            Some(component) => Ok((component, digest, true)),
-            None => Ok((self.compile(bytes, digest).await?, digest, false)),
+        let (digest, found) = off_the_reactor(move || Ok(inner.look_up(&content))).await?;
+        if let Some(component) = found {
+            return Ok((component, digest, true));
         }
-    }
-
-    async fn compile(&self, bytes: Bytes, digest: [u8; 32]) -> Result<Component, LoadError> {
+        let content = bytes.clone();
+        off_the_reactor(move || structure::check(&content)).await?;
+        let artefact = self.0.compilers.compile(bytes).await?;
         let inner = Arc::clone(&self.0);
-        let timeout = inner.config.compile_timeout;
-        let late = || LoadError::CompileTimeout { seconds: timeout.as_secs() };
-        let compiling = Arc::clone(&inner.compiling);
-        let turn = tokio::time::timeout(timeout, compiling.acquire_owned()).await.map_err(|_| late())?;
-        // A thread cannot be stopped: a compilation that is too late goes on in its thread, and keeps its turn until it
-        // ends, so that any number of such components take no more than `COMPILATIONS` cores.
-        let work = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            inner.compile(&bytes, &digest)
-        });
-        let done = tokio::time::timeout(timeout, work).await.map_err(|_| late())?;
-        done.map_err(|error| LoadError::Compile(format!("the compiler failed: {error}")))?
+        let component = off_the_reactor(move || inner.admit(&digest, &artefact)).await?;
+        Ok((component, digest, false))
     }
+}
+
+/// Reads and checks, which takes up to a second for the largest components.
+async fn off_the_reactor<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, LoadError> + Send + 'static,
+) -> Result<T, LoadError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| LoadError::Compile(format!("cannot read the component: {error}")))?
 }
 
 impl Inner {
@@ -297,10 +311,11 @@ impl Inner {
         (digest, self.cache.as_ref().and_then(|cache| cache.get(&self.engine, &digest)))
     }
 
-    fn compile(&self, bytes: &[u8], digest: &[u8; 32]) -> Result<Component, LoadError> {
-        let component = component::compile(&self.engine, bytes)?;
+    fn admit(&self, digest: &[u8; 32], artefact: &Artefact) -> Result<Component, LoadError> {
+        let admitted = cache::admit(&self.engine, artefact);
+        let component = admitted.map_err(|error| component::classify(format!("{error:#}")))?;
         if let Some(cache) = &self.cache {
-            cache.put(digest, &component);
+            cache.put(digest, artefact);
         }
         Ok(component)
     }

@@ -66,6 +66,7 @@ async fn main() -> Result<()> {
 async fn run_node(url: &str, cache: PathBuf) -> Result<()> {
     tracing_subscriber::fmt().with_max_level(tracing::Level::ERROR).with_writer(std::io::stderr).init();
     let mut config = NodeConfig::new("bench", url);
+    config.runtime.compiler = oncue::runtime::Compiler::Program(env!("CARGO_BIN_EXE_oncue").into());
     config.buses.insert(BUS.to_owned(), BusConfig::postgres(url));
     config.runtime.cache_dir = Some(cache);
     let drain = Drain::new();

@@ -154,6 +154,7 @@ impl Server {
         );
         sqlx::query(AssertSqlSafe(insert)).bind(value).execute(&mut sql).await?;
         let mut config = NodeConfig::new("bench", self.postgres.url());
+        config.runtime.compiler = oncue::runtime::Compiler::Program(env!("CARGO_BIN_EXE_oncue").into());
         config.buses.insert("k".to_owned(), BusConfig::kafka(self.broker.servers()));
         config.concurrency = permits;
         config.runtime.cache_dir = Some(self.home.path().join("components"));

@@ -8,12 +8,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use tokio::sync::{OnceCell, Semaphore};
 
 use crate::function::FunctionSpec;
 use crate::runtime::{LoadedFunction, Runtime};
 use crate::store::Store;
 use crate::store::control::ControlPlane;
+
+/// How often a component is loaded that cannot be for reasons which are not its own.
+const LOAD_TRIES: u32 = 5;
+/// Before the second try; longer before each later one.
+const LOAD_PAUSE: Duration = Duration::from_secs(1);
 
 /// One version of a function.
 #[derive(Debug)]
@@ -96,7 +102,23 @@ impl Functions {
         if crate::runtime::digest(&bytes)[..] != version.digest {
             return Err("the component's bytes are not those of its digest: the table is damaged".to_owned());
         }
-        self.runtime.load(&version.name, bytes.into(), &version.spec).await.map_err(|error| error.to_string())
+        self.load_bytes(version, bytes.into()).await
+    }
+
+    /// Tries again what is not the component's fault, such as a compiler that the system ended.
+    async fn load_bytes(&self, version: &Version, bytes: Bytes) -> Result<Arc<LoadedFunction>, String> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.runtime.load(&version.name, bytes.clone(), &version.spec).await {
+                Ok(loaded) => return Ok(loaded),
+                Err(error) if error.is_transient() && tries < LOAD_TRIES => {
+                    tracing::warn!(function = version.name, tries, error = %error, "cannot load now; trying again");
+                    tokio::time::sleep(LOAD_PAUSE.saturating_mul(tries)).await;
+                }
+                Err(error) => return Err(error.to_string()),
+            }
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use tokio::sync::watch;
 
 use crate::dispatch::functions::Version;
@@ -24,6 +25,9 @@ use super::{Shared, outbox};
 
 /// How often the version is asked for: below the two seconds in which a change must be seen.
 const POLL: Duration = Duration::from_millis(1_800);
+
+/// Functions that are fetched and loaded at once; each may hold the bytes of a component.
+const LOADS: usize = 16;
 
 /// What was loaded, as far as the next load needs it.
 struct Loaded {
@@ -188,6 +192,7 @@ fn warm(shared: &Shared, errors: Vec<(String, String)>, verdicts: Verdicts) {
     shared.drain.spawn("function loading", async move {
         let rules = task.dispatcher.rules();
         let functions = task.dispatcher.functions();
+        let stop = task.drain.token().stop_reading;
         let run = |rule: &Rule, version: Option<u32>| match (&rule.target, version) {
             (Target::Run { function, .. }, Some(version)) => Some((function.clone(), version)),
             _ => None,
@@ -195,16 +200,18 @@ fn warm(shared: &Shared, errors: Vec<(String, String)>, verdicts: Verdicts) {
         let run: BTreeSet<(String, u32)> = rules.rules().filter_map(|rule| run(&rule.rule, rule.version)).collect();
         let run: Vec<_> = run.into_iter().filter_map(|(f, v)| functions.version(&f, v).map(|v| (f, v))).collect();
         warm_buses(&task, &rules, run.iter().map(|(_, version)| &**version)).await;
-        for (function, version) in run {
-            if task.drain.token().stop_reading.is_cancelled() {
-                return;
-            }
+        let load = async |(function, version): (String, Arc<Version>)| {
             if let Err(error) = functions.load(&version).await {
                 tracing::error!(function, error, "a function that rules run cannot be loaded");
+                say(&task, &rules, errors.clone(), &verdicts).await;
             }
-        }
-        if let Err(error) = write(&task, &rules, errors, &verdicts).await {
-            tracing::warn!(%error, "cannot write the errors of the rules");
+        };
+        // Not one by one: one that takes its whole time to compile would hold up the others.
+        let loads = futures::stream::iter(run).for_each_concurrent(LOADS, load);
+        tokio::select! {
+            // What compiles ends with this.
+            () = stop.cancelled() => {}
+            () = loads => say(&task, &rules, errors.clone(), &verdicts).await,
         }
     });
 }
@@ -221,6 +228,12 @@ async fn warm_buses(shared: &Shared, rules: &RuleSet, run: impl Iterator<Item = 
         if let Err(error) = shared.dispatcher.outputs().warm(&bus).await {
             tracing::warn!(bus, %error, "events cannot be published to this bus");
         }
+    }
+}
+
+async fn say(shared: &Shared, rules: &RuleSet, errors: Vec<(String, String)>, verdicts: &Verdicts) {
+    if let Err(error) = write(shared, rules, errors, verdicts).await {
+        tracing::warn!(%error, "cannot write the errors of the rules");
     }
 }
 

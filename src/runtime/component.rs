@@ -16,6 +16,9 @@ const WASM_PAGE: u64 = 64 << 10;
 /// The interface that a function exports.
 pub(super) const HANDLER: &str = "oncue:function/handler@0.1.0";
 
+/// Characters of a name from a component that an error shows.
+const NAME_SHOWN: usize = 200;
+
 /// Why a component was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -75,9 +78,29 @@ pub enum LoadError {
         /// The limit in seconds.
         seconds: u64,
     },
+    /// Compilation took too much memory.
+    #[error("compiling needs more than {limit} bytes of memory; build the component smaller or split its functions")]
+    CompileMemory {
+        /// The limit in bytes.
+        limit: u64,
+    },
     /// The compiler refused it.
     #[error("cannot compile the component: {0}")]
     Compile(String),
+    /// Too many components wait to be compiled, or quicker ones went first for too long.
+    #[error("too many components wait to be compiled; try again when they are done")]
+    CompileBusy,
+    /// There was no compiler, through no fault of the component.
+    #[error("cannot compile now: {0}")]
+    Compiler(String),
+}
+
+impl LoadError {
+    /// Whether another try may end otherwise: it is not the component's fault.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::CompileBusy | Self::Compiler(_))
+    }
 }
 
 /// What a component is, for people.
@@ -115,22 +138,18 @@ pub(super) fn check_bytes(bytes: &[u8], limit: usize) -> Result<(), LoadError> {
     }
 }
 
-/// Compiles; seconds of CPU for a large component.
-pub(super) fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component, LoadError> {
-    Component::from_binary(engine, bytes).map_err(|error| {
-        let text = format!("{error:#}");
-        // The engine's errors carry no kinds, only words; a miss costs the user a better hint, nothing else.
-        let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
-        if says(&["unexpected end"]) {
-            LoadError::Truncated(text)
-        } else if says(&["exceeds", "limit", "too many", "too large"]) {
-            LoadError::TooComplex(text)
-        } else if says(&["(at offset 0x"]) {
-            LoadError::Corrupt(text)
-        } else {
-            LoadError::Compile(text)
-        }
-    })
+/// What the engine's words mean: its errors carry no kinds. A miss costs the user a better hint, nothing else.
+pub(super) fn classify(text: String) -> LoadError {
+    let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    if says(&["unexpected end"]) {
+        LoadError::Truncated(text)
+    } else if says(&["exceeds", "limit", "too many", "too large"]) {
+        LoadError::TooComplex(text)
+    } else if says(&["(at offset 0x"]) {
+        LoadError::Corrupt(text)
+    } else {
+        LoadError::Compile(text)
+    }
 }
 
 /// Checks the component against what is linked and its limits, and resolves its imports.
@@ -141,7 +160,7 @@ pub(super) fn link(
 ) -> Result<wit::FunctionPre<HostState>, LoadError> {
     let (imports, _) = interfaces(component);
     if let Some(name) = imports.iter().find(|name| !host::is_linked(name)) {
-        return Err(LoadError::UnknownImport { name: name.clone(), fix: fix_for(name) });
+        return Err(unknown_import(name));
     }
     check_size(component, limits)?;
     let pre = linker.instantiate_pre(component).map_err(|error| LoadError::Import(format!("{error:#}")))?;
@@ -157,6 +176,12 @@ pub(super) fn interfaces(component: &Component) -> (Vec<String>, Vec<String>) {
     let imports = ty.imports(engine).map(|(name, _)| name.to_owned()).collect();
     let exports = ty.exports(engine).map(|(name, _)| name.to_owned()).collect();
     (imports, exports)
+}
+
+/// The refusal of an import, with the way out.
+pub(super) fn unknown_import(name: &str) -> LoadError {
+    let shown = name.chars().take(NAME_SHOWN).flat_map(char::escape_debug).collect();
+    LoadError::UnknownImport { name: shown, fix: fix_for(name) }
 }
 
 fn fix_for(import: &str) -> &'static str {

@@ -11,6 +11,7 @@ use wasmtime::{
     WasmBacktraceDetails, WasmFeatures,
 };
 
+use super::compile::Order;
 use super::limits::{CORE_INSTANCES, MEMORIES, TABLE_ELEMENTS, TABLES};
 use super::{RuntimeConfig, RuntimeError};
 
@@ -39,6 +40,22 @@ pub(super) enum Profile {
 }
 
 impl Profile {
+    const ALL: [Self; 3] = [Self::Full, Self::Compact, Self::OnDemand];
+
+    /// As a compiler is told it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Compact => "compact",
+            Self::OnDemand => "on-demand",
+        }
+    }
+
+    /// The profile of that name.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|profile| profile.name() == name)
+    }
+
     /// Instances at once.
     pub(super) fn slots(self, config: &RuntimeConfig) -> u32 {
         match self {
@@ -66,25 +83,38 @@ pub(super) fn build(config: &RuntimeConfig) -> Result<(Engine, Profile), Runtime
 
 /// An engine with the given profile.
 pub(super) fn with_profile(config: &RuntimeConfig, profile: Profile) -> wasmtime::Result<Engine> {
-    let mut settings = settings();
-    if config.explicit_bounds_checks {
-        check_bounds(&mut settings, config);
-    }
-    let guard = if config.explicit_bounds_checks { 0 } else { SMALL_GUARD };
-    match profile {
-        Profile::Full => {}
-        Profile::Compact => {
-            settings.memory_reservation(config.memory_ceiling).memory_guard_size(guard);
-        }
-        Profile::OnDemand => {
-            settings.memory_reservation(0).memory_reservation_for_growth(1 << 20).memory_guard_size(guard);
-        }
-    }
+    let mut settings = tuned(profile, config.memory_ceiling, config.explicit_bounds_checks);
     settings.allocation_strategy(match profile {
         Profile::OnDemand => InstanceAllocationStrategy::OnDemand,
         Profile::Full | Profile::Compact => InstanceAllocationStrategy::Pooling(pool(config, profile.slots(config))?),
     });
     Engine::new(&settings)
+}
+
+/// An engine that compiles for one with the order's profile and reserves nothing.
+pub(super) fn compiler(order: &Order) -> wasmtime::Result<Engine> {
+    let mut settings = tuned(order.profile, order.memory_ceiling, order.explicit_bounds_checks);
+    settings.allocation_strategy(InstanceAllocationStrategy::OnDemand);
+    Engine::new(&settings)
+}
+
+/// Everything that compiled code depends on.
+fn tuned(profile: Profile, memory_ceiling: u64, explicit_bounds_checks: bool) -> Config {
+    let mut settings = settings();
+    if explicit_bounds_checks {
+        check_bounds(&mut settings, memory_ceiling);
+    }
+    let guard = if explicit_bounds_checks { 0 } else { SMALL_GUARD };
+    match profile {
+        Profile::Full => {}
+        Profile::Compact => {
+            settings.memory_reservation(memory_ceiling).memory_guard_size(guard);
+        }
+        Profile::OnDemand => {
+            settings.memory_reservation(0).memory_reservation_for_growth(1 << 20).memory_guard_size(guard);
+        }
+    }
+    settings
 }
 
 fn settings() -> Config {
@@ -120,8 +150,8 @@ fn settings() -> Config {
 /// needs idle cores to measure, and these were not). Guards are the default all the same: the checks cost a quarter of
 /// the time of guests that work on memory, as every interpreter does; the engine drops its Spectre mitigation of memory
 /// accesses with them; and a guest that does not grow, as the examples show, has nothing to gain.
-fn check_bounds(settings: &mut Config, config: &RuntimeConfig) {
-    settings.signals_based_traps(false).memory_guard_size(0).memory_reservation(config.memory_ceiling);
+fn check_bounds(settings: &mut Config, memory_ceiling: u64) {
+    settings.signals_based_traps(false).memory_guard_size(0).memory_reservation(memory_ceiling);
 }
 
 fn pool(config: &RuntimeConfig, slots: u32) -> wasmtime::Result<PoolingAllocationConfig> {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::fixtures::{event, function, module, spec};
-use super::{CallContext, LoadError, Runtime, RuntimeConfig, bare};
+use super::{CallContext, Compiler, LoadError, Runtime, RuntimeConfig, bare};
 use crate::delivery::{Effects, Limit, Outcome, Report};
 use crate::function::FunctionSpec;
 
@@ -17,8 +17,13 @@ const EMIT: &str = r#"(import "oncue:function/emitter@0.1.0" "emit" (func $emit 
 const LOG: &str = r#"(import "wasi:logging/logging@0.1.0-draft" "log" (func $log (param i32 i32 i32 i32 i32)))"#;
 const OK: &str = "(call $ok (i32.const 0) (i32.const 0))";
 
+/// Compiled in this process: the program that runs is the tests'.
+fn settings() -> RuntimeConfig {
+    RuntimeConfig { compiler: Compiler::InProcess, ..RuntimeConfig::default() }
+}
+
 fn runtime() -> Runtime {
-    Runtime::new(RuntimeConfig { slots: 8, ..RuntimeConfig::default() }).expect("the runtime starts")
+    Runtime::new(RuntimeConfig { slots: 8, ..settings() }).expect("the runtime starts")
 }
 
 fn limited(change: impl FnOnce(&mut FunctionSpec)) -> FunctionSpec {
@@ -234,7 +239,7 @@ async fn state_does_not_leak_between_calls() {
         (if (i32.load (i32.const 200000)) (then (return (call $err (i32.const 2) (i32.const 48) (i32.const 5)))))
         (memory.fill (i32.const 65536) (i32.const 7) (i32.const 262144))
         (call $ok (i32.const 0) (i32.const 0))";
-    let runtime = Runtime::new(RuntimeConfig { slots: 1, ..RuntimeConfig::default() }).expect("starts");
+    let runtime = Runtime::new(RuntimeConfig { slots: 1, ..settings() }).expect("starts");
     let component = module("(global $seen (mut i32) (i32.const 0))", body);
     let one = runtime.load("one", component.clone(), &spec()).await.expect("loads");
     let two = runtime.load("two", component, &spec()).await.expect("loads");
@@ -299,7 +304,7 @@ async fn configuration_and_context_are_readable() {
 
 #[tokio::test]
 async fn a_call_that_is_dropped_gives_its_slot_back() {
-    let runtime = Runtime::new(RuntimeConfig { slots: 1, ..RuntimeConfig::default() }).expect("starts");
+    let runtime = Runtime::new(RuntimeConfig { slots: 1, ..settings() }).expect("starts");
     let spec = limited(|spec| spec.limits.fuel = u64::MAX);
     let endless = runtime.load("endless", function("(loop $l (br $l)) unreachable"), &spec).await.expect("loads");
     let (event, context) = (event(), context());
@@ -316,7 +321,7 @@ async fn a_call_that_is_dropped_gives_its_slot_back() {
 
 #[tokio::test]
 async fn more_calls_than_slots_wait() {
-    let runtime = Runtime::new(RuntimeConfig { slots: 2, ..RuntimeConfig::default() }).expect("starts");
+    let runtime = Runtime::new(RuntimeConfig { slots: 2, ..settings() }).expect("starts");
     let function = runtime.load("welcome", function(OK), &spec()).await.expect("loads");
     let (event, context) = (event(), context());
     let calls = (0..100).map(|_| runtime.invoke(&function, &event, context.clone()));
@@ -330,7 +335,7 @@ async fn smaller_profiles_run_the_same() {
     use super::engine::Profile;
     let profiles = [Profile::Full, Profile::Compact, Profile::OnDemand];
     for (profile, explicit_bounds_checks) in profiles.into_iter().flat_map(|p| [(p, false), (p, true)]) {
-        let config = RuntimeConfig { slots: 8, explicit_bounds_checks, ..RuntimeConfig::default() };
+        let config = RuntimeConfig { slots: 8, explicit_bounds_checks, ..settings() };
         let engine = super::engine::with_profile(&config, profile).expect("starts");
         let mut linker = wasmtime::component::Linker::new(&engine);
         super::host::link(&mut linker).expect("links");

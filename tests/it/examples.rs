@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use oncue::delivery::{Effects, Outcome};
 use oncue::event::codec::{self, Limits};
 use oncue::function::FunctionSpec;
-use oncue::runtime::{CallContext, Runtime, RuntimeConfig};
+use oncue::runtime::{CallContext, Compiler, Runtime, RuntimeConfig};
 use serde_json::{Value, json};
 
 use crate::support::not_run;
@@ -31,7 +31,12 @@ async fn run(name: &str, grant: &str, config: &[(&str, &str)]) -> Option<Vec<(St
     spec.limits.timeout_ms = 20_000;
     spec.grants.publish.push(grant.to_owned());
     spec.config.extend(config.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())));
-    let runtime = Runtime::new(RuntimeConfig { slots: 2, ..RuntimeConfig::default() }).expect("an engine");
+    let runtime = Runtime::new(RuntimeConfig {
+        slots: 2,
+        compiler: Compiler::Program(env!("CARGO_BIN_EXE_oncue").into()),
+        ..RuntimeConfig::default()
+    })
+    .expect("an engine");
     let function = runtime.load(name, component.into(), &spec).await.expect("the example loads");
     let event = std::fs::read(folder(name).join("event.json")).expect("the example's event");
     let event = codec::from_structured(&event, &Limits::default()).expect("it is an event");

@@ -64,3 +64,5 @@ mod wall_sql;
 mod wall_sql_leftovers;
 mod wall_sql_weight;
 mod wall_forged;
+mod wall_cache;
+mod wall_compile;

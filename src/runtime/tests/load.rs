@@ -5,10 +5,11 @@
 use std::time::Duration;
 
 use crate::delivery::Outcome;
+use crate::runtime::cache::FOLDER;
 use crate::runtime::fixtures::{event, function, spec};
 use crate::runtime::{LoadError, Runtime, RuntimeConfig};
 
-use super::{OK, context, refused, runtime};
+use super::{OK, context, refused, runtime, settings};
 
 #[tokio::test]
 async fn what_is_no_component_is_refused_by_kind() {
@@ -27,7 +28,7 @@ async fn what_is_no_component_is_refused_by_kind() {
     assert!(matches!(refused(machine_code).await, LoadError::Precompiled));
     let empty = wat::parse_str("(component)").expect("valid");
     assert!(matches!(refused(empty).await, LoadError::NoHandler(_)));
-    let runtime = Runtime::new(RuntimeConfig { max_component_bytes: 100, ..RuntimeConfig::default() }).expect("starts");
+    let runtime = Runtime::new(RuntimeConfig { max_component_bytes: 100, ..settings() }).expect("starts");
     assert!(matches!(runtime.inspect(good, &spec()).await, Err(LoadError::TooLarge { limit: 100, .. })));
 }
 
@@ -76,7 +77,7 @@ async fn too_many_instances_are_refused() {
 #[tokio::test]
 async fn compiled_components_are_kept_and_damaged_ones_are_not_used() {
     let dir = tempfile::tempdir().expect("a directory");
-    let config = || RuntimeConfig { slots: 2, cache_dir: Some(dir.path().join("cache")), ..RuntimeConfig::default() };
+    let config = || RuntimeConfig { slots: 2, cache_dir: Some(dir.path().join("cache")), ..settings() };
     let load = async |expected: bool| {
         // A new runtime each time, as after a restart.
         let runtime = Runtime::new(config()).expect("starts");
@@ -90,7 +91,7 @@ async fn compiled_components_are_kept_and_damaged_ones_are_not_used() {
     load(false).await;
     load(true).await;
     let file = || {
-        let mut files = std::fs::read_dir(dir.path().join("cache")).expect("readable");
+        let mut files = std::fs::read_dir(dir.path().join("cache").join(FOLDER)).expect("readable");
         files.next().expect("one file").expect("readable").path()
     };
     let whole = std::fs::read(file()).expect("readable");
@@ -114,15 +115,15 @@ async fn compiled_components_are_kept_and_damaged_ones_are_not_used() {
 async fn the_cache_keeps_its_limit() {
     let dir = tempfile::tempdir().expect("a directory");
     let cache_dir = Some(dir.path().to_owned());
-    let config = RuntimeConfig { slots: 2, cache_dir, cache_bytes_max: 1, ..RuntimeConfig::default() };
+    let config = RuntimeConfig { slots: 2, cache_dir, cache_bytes_max: 1, ..settings() };
     let runtime = Runtime::new(config).expect("starts");
     runtime.load("welcome", function(OK), &spec()).await.expect("loads");
-    assert_eq!(std::fs::read_dir(dir.path()).expect("readable").count(), 0);
+    assert_eq!(std::fs::read_dir(dir.path().join(FOLDER)).expect("readable").count(), 0);
 }
 
 #[tokio::test]
 async fn a_compilation_that_is_too_late_is_refused() {
-    let config = RuntimeConfig { slots: 2, compile_timeout: Duration::ZERO, ..RuntimeConfig::default() };
+    let config = RuntimeConfig { slots: 2, compile_timeout: Duration::ZERO, ..settings() };
     let error = Runtime::new(config).expect("starts").load("slow", function(OK), &spec()).await.expect_err("too late");
     assert!(matches!(error, LoadError::CompileTimeout { .. }), "{error}");
 }

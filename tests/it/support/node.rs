@@ -27,6 +27,7 @@ pub struct Node {
 /// The settings of a node `name` on the servers of `world`: the NATS server is the bus `main`, its Postgres `app`.
 pub fn config(world: &World, name: &str) -> NodeConfig {
     let mut config = NodeConfig::new(name, world.postgres.url());
+    config.runtime.compiler = oncue::runtime::Compiler::Program(env!("CARGO_BIN_EXE_oncue").into());
     config.buses.insert("main".to_owned(), BusConfig::nats(world.nats_server.url()));
     config.buses.insert("app".to_owned(), BusConfig::postgres(world.postgres.url()));
     config.runtime.cache_dir = Some(world::kept("components"));
