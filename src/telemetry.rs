@@ -92,6 +92,10 @@ pub const RULES_LOADED: &str = "oncue_rules_loaded";
 pub const RULES_QUARANTINED: &str = "oncue_rules_quarantined";
 /// Version of the loaded snapshot.
 pub const RULESET_VERSION: &str = "oncue_ruleset_version";
+/// Times that the control plane was read.
+pub const RULES_READ: &str = "oncue_rules_reads_total";
+/// Notifications of changes of the control plane; anybody who may connect to the database can send them.
+pub const RULESET_NOTIFICATIONS: &str = "oncue_ruleset_notifications_total";
 /// Whether the store answers.
 pub const STORE_UP: &str = "oncue_store_up";
 /// Whether the bus is connected.
@@ -132,6 +136,8 @@ const COUNTERS: &[(&str, &str)] = &[
     (KAFKA_COMMITS_REFUSED, "Commits that the brokers refused."),
     (KAFKA_REBALANCES, "Times that the group gave or took partitions."),
     (OUTBOX_PUBLISHED, "Events published from the outbox."),
+    (RULES_READ, "Times that the control plane was read."),
+    (RULESET_NOTIFICATIONS, "Notifications of changes of the control plane, by whomever sent."),
 ];
 const GAUGES: &[(&str, &str)] = &[
     (IN_FLIGHT_EVENTS, "Events read and not settled."),
@@ -374,6 +380,16 @@ pub fn rules_loaded(loaded: usize, quarantined: usize, version: i64) {
     gauge!(RULES_LOADED).set(loaded as f64);
     gauge!(RULES_QUARANTINED).set(quarantined as f64);
     gauge!(RULESET_VERSION).set(version as f64);
+}
+
+/// The control plane is read.
+pub fn rules_read() {
+    counter!(RULES_READ).increment(1);
+}
+
+/// `count` notifications said that the control plane changed.
+pub fn ruleset_notified(count: u64) {
+    counter!(RULESET_NOTIFICATIONS).increment(count);
 }
 
 /// Whether the store answers. `health` calls this.

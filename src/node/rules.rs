@@ -2,7 +2,8 @@
 //!
 //! Invariant: a load never fails as a whole: what does not compile is left out and its error is written to its row.
 //! LISTEN tells of changes at once; the version is polled as well, because a notification can be missed. What changed
-//! is read and nothing else, as long as the connection that tells of changes holds; after that, everything is.
+//! is read and nothing else, as long as the connection that tells of changes holds; after that, everything is. Neither
+//! a notification nor many of them make a node read anything but the version: only a version that differs does.
 
 mod verdicts;
 
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::dispatch::functions::Version;
 use crate::rules::{Changes, Rule, RuleSet, Target};
@@ -28,6 +30,8 @@ const POLL: Duration = Duration::from_millis(1_800);
 
 /// Functions that are fetched and loaded at once; each may hold the bytes of a component.
 const LOADS: usize = 16;
+/// How often the control plane is looked at, at most: far below the two seconds, and little work whatever is notified.
+const LOOK_GAP: Duration = Duration::from_millis(200);
 
 /// What was loaded, as far as the next load needs it.
 struct Loaded {
@@ -41,52 +45,111 @@ pub(super) async fn follow(shared: Shared, planes: watch::Sender<Option<ControlP
     let finished = shared.drain.token().finished;
     let mut poll = tokio::time::interval(POLL);
     poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut changes: Option<listen::Changes> = None;
-    let mut loaded: Option<Loaded> = None;
-    let mut current = false;
+    let next = Instant::now();
+    let mut follower = Follower { shared, planes, changes: None, loaded: None, current: false, failed: false, next };
     loop {
-        if changes.is_none() {
-            // Listen first, then load: nothing falls between.
-            changes = shared.store.changes().await.ok();
-            (loaded, current) = (None, false);
-        }
-        if !current {
-            match load(&shared, &planes, loaded.as_mut()).await {
-                Ok(Some(all)) => (loaded, current) = (Some(all), true),
-                Ok(None) => current = true,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot load the rules; matching against those that are loaded");
-                }
-            }
-        }
-        let told = async {
-            match &mut changes {
-                Some(changes) => changes.changed().await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             () = finished.cancelled() => return,
-            told = told => {
-                current = false;
-                match told {
-                    Ok(Told::Change) => {}
-                    Ok(Told::Reconnected) => loaded = None,
-                    Err(_) => {
-                        changes = None;
-                        poll.tick().await;
-                    }
-                }
-            }
-            _ = poll.tick() => match shared.store.pulse().await {
-                Ok(pulse) => {
-                    current &= loaded.as_ref().is_some_and(|loaded| loaded.version == pulse.ruleset_version);
-                    shared.dispatcher.due_in_ms(pulse.next_due_ms);
-                    outbox::due_in_ms(&shared, pulse.outbox_due_ms);
-                    shared.backfills.send_replace(pulse.open_backfills);
-                }
-                Err(error) => tracing::debug!(%error, "cannot ask for the version of the rules"),
+            () = follower.catch_up() => {}
+        }
+        tokio::select! {
+            () = finished.cancelled() => return,
+            told = follower.told() => if !follower.take_word(told) {
+                poll.tick().await;
             },
+            _ = poll.tick() => follower.pulse().await,
+        }
+    }
+}
+
+/// Where this node stands.
+struct Follower {
+    shared: Shared,
+    planes: watch::Sender<Option<ControlPlane>>,
+    changes: Option<listen::Changes>,
+    loaded: Option<Loaded>,
+    /// Whether nothing was told since the last look.
+    current: bool,
+    /// Whether the last load did not come to its end, so that the version that it read says nothing.
+    failed: bool,
+    /// When the control plane may be looked at again.
+    next: Instant,
+}
+
+impl Follower {
+    /// Listens if it does not yet; after a word that something changed, looks whether it did, and loads it.
+    async fn catch_up(&mut self) {
+        if self.changes.is_none() {
+            // Listen first, then load: nothing falls between.
+            self.changes = self.shared.store.changes().await.ok();
+            (self.loaded, self.current) = (None, false);
+        }
+        if self.current || !self.rest().await {
+            return;
+        }
+        self.next = Instant::now() + LOOK_GAP;
+        if self.is_unchanged().await {
+            self.current = true;
+            return;
+        }
+        let loaded = load(&self.shared, &self.planes, self.loaded.as_mut()).await;
+        self.failed = loaded.is_err();
+        match loaded {
+            Ok(Some(all)) => (self.loaded, self.current) = (Some(all), true),
+            Ok(None) => self.current = true,
+            Err(error) => tracing::warn!(%error, "cannot load the rules; matching against those that are loaded"),
+        }
+    }
+
+    /// Takes every notification until the control plane may be looked at. False when the connection was lost for good.
+    async fn rest(&mut self) -> bool {
+        match &mut self.changes {
+            Some(changes) => {
+                let told = changes.drain_until(self.next).await;
+                self.take_word(told)
+            }
+            None => {
+                tokio::time::sleep_until(self.next).await;
+                true
+            }
+        }
+    }
+
+    /// Whether what is loaded is what is in the tables. A notification alone says nothing: anybody may send one.
+    async fn is_unchanged(&self) -> bool {
+        let Some(loaded) = self.loaded.as_ref().filter(|_| !self.failed) else { return false };
+        self.shared.store.ruleset_version().await.is_ok_and(|version| version == loaded.version)
+    }
+
+    /// Waits for the next word; for ever while nobody listens.
+    async fn told(&mut self) -> Result<Told, StoreError> {
+        match &mut self.changes {
+            Some(changes) => changes.changed().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// False when the connection is lost and another must be made.
+    fn take_word(&mut self, told: Result<Told, StoreError>) -> bool {
+        self.current = false;
+        match told {
+            Ok(Told::Change) => {}
+            Ok(Told::Reconnected) => self.loaded = None,
+            Err(_) => self.changes = None,
+        }
+        self.changes.is_some()
+    }
+
+    /// Asks for the version, and for what other parts of the node wait for.
+    async fn pulse(&mut self) {
+        match self.shared.store.pulse().await {
+            Ok(pulse) => {
+                self.current &= self.loaded.as_ref().is_some_and(|loaded| loaded.version == pulse.ruleset_version);
+                self.shared.dispatcher.due_in_ms(pulse.next_due_ms);
+                outbox::due_in_ms(&self.shared, pulse.outbox_due_ms);
+                self.shared.backfills.send_replace(pulse.open_backfills);
+            }
+            Err(error) => tracing::debug!(%error, "cannot ask for the version of the rules"),
         }
     }
 }
@@ -97,6 +160,7 @@ async fn load(
     planes: &watch::Sender<Option<ControlPlane>>,
     before: Option<&mut Loaded>,
 ) -> Result<Option<Loaded>, StoreError> {
+    telemetry::rules_read();
     if let Some(before) = before {
         let known = |name: &str| before.verdicts.knows(name);
         let (plane, there) = shared.store.control_plane_since(&before.snapshot, &known, before.verdicts.len()).await?;
