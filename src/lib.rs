@@ -8,6 +8,7 @@
 pub mod drain;
 pub mod event;
 pub mod lsn;
+pub mod printable;
 pub mod retry;
 pub mod telemetry;
 pub mod watermark;

@@ -45,7 +45,11 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         }
     }
     let Exported { text, left_out, .. } = &exported;
-    context.output.one(&Document { manifest: text, left_out }, |d| d.manifest.to_owned())?;
+    if context.output.is_json() {
+        context.output.one(&Document { manifest: text, left_out }, |_| String::new())?;
+    } else {
+        context.output.file(text)?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -14,6 +14,7 @@ use memchr::memmem;
 use serde::Serialize;
 
 use crate::pattern::{Index, Json, Pattern, Scratch};
+use crate::printable::printable_json;
 use crate::rules;
 
 use super::{Context, sample};
@@ -116,7 +117,7 @@ fn find(index: &Index, line: &[u8], scratch: &mut Scratch, found: &mut Vec<u32>)
 }
 
 fn print_line(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
-    serde_json::to_writer(&mut *out, value)?;
+    out.write_all(printable_json(&serde_json::to_string(value)?).as_bytes())?;
     out.write_all(b"\n")
 }
 

@@ -1,7 +1,7 @@
 //! The only file that prints data: a table for people or one JSON document for programs.
 //!
-//! Invariant: a table and a JSON document of one command say the same; nothing that came from an event reaches a
-//! terminal as a control character. What a broken pipe means is decided in `report`.
+//! Invariant: a table and a JSON document of one command say the same; whatever is printed passes [`printable`] here, so
+//! that nothing from outside drives a terminal or hides, whoever calls. What a broken pipe means is decided in `report`.
 
 use std::io::{self, IsTerminal as _, Write};
 
@@ -11,6 +11,7 @@ use time::OffsetDateTime;
 use time::macros::format_description;
 
 use crate::pattern::Json;
+use crate::printable;
 
 /// How data is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -80,7 +81,7 @@ impl Output {
     /// Those of stdout.
     pub fn line<T: Serialize>(&self, value: &T, text: impl FnOnce(&T) -> String) -> io::Result<()> {
         match self.format {
-            Format::Json => self.text(&serde_json::to_string(value)?),
+            Format::Json => self.write(&printable::printable_json(&serde_json::to_string(value)?)),
             Format::Table => self.text(&text(value)),
         }
     }
@@ -90,6 +91,18 @@ impl Output {
     /// # Errors
     /// Those of stdout.
     pub fn text(&self, text: &str) -> io::Result<()> {
+        self.write(&printable(text))
+    }
+
+    /// Prints a file's content, which is to be the same file again: exactly, unless a person reads it at once.
+    ///
+    /// # Errors
+    /// Those of stdout.
+    pub fn file(&self, text: &str) -> io::Result<()> {
+        if self.is_terminal() { self.text(text) } else { self.write(text) }
+    }
+
+    fn write(&self, text: &str) -> io::Result<()> {
         let mut stdout = io::stdout().lock();
         stdout.write_all(text.trim_end_matches('\n').as_bytes())?;
         stdout.write_all(b"\n")?;
@@ -105,11 +118,11 @@ impl Output {
     /// Says something on stderr that is not data: what was done, what to do next.
     pub fn note(&self, text: &str) {
         // A closed stderr is no reason to fail.
-        let _ = writeln!(io::stderr().lock(), "{}", text.trim_end_matches('\n'));
+        let _ = writeln!(io::stderr().lock(), "{}", printable(text.trim_end_matches('\n')));
     }
 
     fn json<T: Serialize>(&self, value: &T) -> io::Result<()> {
-        self.text(&serde_json::to_string_pretty(value)?)
+        self.write(&printable::printable_json(&serde_json::to_string_pretty(value)?))
     }
 }
 
@@ -136,20 +149,10 @@ pub fn fields(rows: &[(&str, String)]) -> String {
     shown.map(|(name, value)| format!("{name:<width$}  {}\n", printable(value))).collect()
 }
 
-/// `text` with control characters but the line feed shown as escapes.
+/// `text` with what drives a terminal or cannot be seen shown as escapes; line feeds stay.
 #[must_use]
 pub fn printable(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        // Bidirectional controls reorder what is around them.
-        let reorders = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}');
-        if (c.is_control() && c != '\n') || reorders {
-            shown.extend(c.escape_unicode());
-        } else {
-            shown.push(c);
-        }
-    }
-    shown
+    printable::printable(text).into_owned()
 }
 
 /// `json` over several lines, numbers as they were written; lists of scalars stay on one line.

@@ -1,7 +1,7 @@
 //! What a function says: `wasi:logging` lines and its standard streams, as lines of text that cannot be forged.
 //!
 //! Invariant: a call keeps at most its limit of bytes and `LINES_MAX` lines whatever it writes, and no kept line holds
-//! a control character, a line break or a direction mark. Where the lines go is not decided here.
+//! a character that drives a terminal or cannot be seen. Where the lines go is not decided here.
 
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +13,7 @@ use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
 use crate::delivery::LogLine;
+use crate::printable::is_hidden;
 
 /// Lines kept of one call: without it, empty lines would cost far more memory than their bytes say.
 const LINES_MAX: usize = 1_000;
@@ -139,7 +140,7 @@ pub(super) fn escape(text: &str, room: usize) -> (String, usize) {
             '\n' => escaped.push_str("\\n"),
             '\r' => escaped.push_str("\\r"),
             '\t' => escaped.push_str("\\t"),
-            c if is_unsafe(c) => {
+            c if is_hidden(c) => {
                 let _ = write!(escaped, "\\u{{{:x}}}", u32::from(c)); // writing to a string cannot fail
             }
             c => escaped.push(c),
@@ -151,11 +152,6 @@ pub(super) fn escape(text: &str, room: usize) -> (String, usize) {
         used += c.len_utf8();
     }
     (escaped, used)
-}
-
-/// Control characters, line and paragraph separators, and the marks that turn the reading direction.
-fn is_unsafe(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')
 }
 
 /// A standard stream of the guest that ends in the log.

@@ -1,7 +1,7 @@
 //! Logs: one line per record, on standard error, as text or JSON.
 //!
-//! Invariant: control characters of values are escaped, so that nothing from outside forges a record or drives a
-//! terminal. Reads no environment: the caller gives the filter.
+//! Invariant: what [`is_hidden`] knows is escaped in values, so that nothing from outside forges a record, drives a
+//! terminal or hides in it. Reads no environment: the caller gives the filter.
 
 use std::{
     fmt::{self, Write},
@@ -12,8 +12,13 @@ use tracing::field::Field;
 use tracing_subscriber::{
     EnvFilter,
     field::MakeExt,
-    fmt::format::{Writer, debug_fn},
+    fmt::{
+        MakeWriter,
+        format::{Writer, debug_fn},
+    },
 };
+
+use crate::printable::{is_hidden, printable_json};
 
 /// What a log record looks like.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,13 +78,15 @@ type Subscriber = Box<dyn tracing::Subscriber + Send + Sync>;
 
 fn subscriber<W>(config: &LogConfig, writer: W) -> Result<Subscriber, LogError>
 where
-    W: for<'w> tracing_subscriber::fmt::MakeWriter<'w> + Send + Sync + 'static,
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     let filter = EnvFilter::builder().parse(&config.filter);
     let filter = filter.map_err(|source| LogError::Filter { filter: config.filter.clone(), source })?;
     let builder = tracing_subscriber::fmt().with_writer(writer).with_env_filter(filter).with_ansi(config.colour);
     Ok(match config.format {
-        LogFormat::Json => Box::new(builder.json().flatten_event(true).finish()),
+        LogFormat::Json => {
+            Box::new(builder.map_writer(|inner| JsonWriters { inner }).json().flatten_event(true).finish())
+        }
         LogFormat::Text => Box::new(builder.fmt_fields(debug_fn(write_field).delimited(" ")).finish()),
     })
 }
@@ -97,9 +104,38 @@ struct Escaping<'a, 'w>(&'a mut Writer<'w>);
 impl Write for Escaping<'_, '_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for c in text.chars() {
-            if c.is_control() { write!(self.0, "{}", c.escape_default())? } else { self.0.write_char(c)? }
+            if is_hidden(c) { write!(self.0, "{}", c.escape_default())? } else { self.0.write_char(c)? }
         }
         Ok(())
+    }
+}
+
+/// Makes writers whose records hold no hidden character: of those, JSON itself escapes only some.
+struct JsonWriters<W> {
+    inner: W,
+}
+
+impl<'w, W: MakeWriter<'w>> MakeWriter<'w> for JsonWriters<W> {
+    type Writer = JsonWriter<W::Writer>;
+
+    fn make_writer(&'w self) -> Self::Writer {
+        JsonWriter { inner: self.inner.make_writer() }
+    }
+}
+
+/// Takes whole records.
+struct JsonWriter<W> {
+    inner: W,
+}
+
+impl<W: io::Write> io::Write for JsonWriter<W> {
+    fn write(&mut self, record: &[u8]) -> io::Result<usize> {
+        self.inner.write_all(printable_json(&String::from_utf8_lossy(record)).as_bytes())?;
+        Ok(record.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
     }
 }
 
@@ -133,7 +169,7 @@ mod tests {
     }
 
     fn hostile() {
-        let value = "a\nb\r\u{1b}[31m\u{7f}\u{9b}é";
+        let value = "a\nb\r\u{1b}[31m\u{7f}\u{9b}\u{200b}\u{202e}\u{e0041}é";
         tracing::info!(shown = %value, text = value, debug = ?value, error = %io::Error::other(value), "said {value}");
     }
 
@@ -141,8 +177,8 @@ mod tests {
     fn text_records_stay_on_one_line_whatever_the_values_are() {
         let text = logged(LogFormat::Text, "info", hostile);
         assert_eq!(text.matches('\n').count(), 1, "{text}");
-        assert!(!text.trim_end().contains(char::is_control), "{text:?}");
-        assert!(text.contains(r"said a\nb\r\u{1b}[31m\u{7f}\u{9b}é"), "{text}");
+        assert!(!text.trim_end().contains(is_hidden), "{text:?}");
+        assert!(text.contains(r"said a\nb\r\u{1b}[31m\u{7f}\u{9b}\u{200b}\u{202e}\u{e0041}é"), "{text}");
         assert!(text.contains(r"shown=a\nb\r\u{1b}[31m"), "{text}");
     }
 
@@ -151,7 +187,8 @@ mod tests {
         let text = logged(LogFormat::Json, "info", hostile);
         assert_eq!(text.matches('\n').count(), 1, "{text}");
         let record: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-        assert_eq!(record["shown"], "a\nb\r\u{1b}[31m\u{7f}\u{9b}é");
+        assert!(!text.trim_end().contains(is_hidden), "{text:?}");
+        assert_eq!(record["shown"], "a\nb\r\u{1b}[31m\u{7f}\u{9b}\u{200b}\u{202e}\u{e0041}é");
         assert_eq!(record["level"], "INFO");
     }
 

@@ -1,6 +1,6 @@
 //! `oncue dead-letter show`: everything that was kept of one, or its bytes alone.
 //!
-//! Invariant: `--raw` writes the kept bytes and nothing else; otherwise no control character of theirs reaches the
+//! Invariant: `--raw` writes the kept bytes and nothing else to a file or a pipe; no control character of theirs reaches a
 //! terminal.
 
 use std::io::Write as _;
@@ -13,6 +13,7 @@ use crate::cli::Context;
 use crate::cli::output::{bytes, dash, fields, micros, moment, printable};
 use crate::event::codec::kafka::Kept;
 use crate::function::hex;
+use crate::printable::is_hidden;
 use crate::store::Store;
 use crate::store::dead_letters::{DeadLetter, DeadLetterRow};
 
@@ -50,7 +51,10 @@ pub(super) async fn run(store: &Store, args: &Args, context: &Context) -> anyhow
     let letter = store.dead_letter(args.id).await?;
     if args.raw {
         let mut out = context.output.stream();
-        out.write_all(&letter.raw)?;
+        match context.output.is_terminal() {
+            true => out.write_all(printable(&String::from_utf8_lossy(&letter.raw)).as_bytes())?,
+            false => out.write_all(&letter.raw)?,
+        }
         out.flush()?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -79,7 +83,7 @@ fn shown(letter: &DeadLetter) -> Shown<'_> {
 /// A transport key as people read it.
 pub(super) fn key_text(key: &[u8]) -> String {
     match std::str::from_utf8(key) {
-        Ok(text) if !text.chars().any(char::is_control) => text.to_owned(),
+        Ok(text) if !text.chars().any(is_hidden) => text.to_owned(),
         _ => hex(key),
     }
 }
