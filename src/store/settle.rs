@@ -17,6 +17,7 @@ use crate::event::Event;
 use super::{Store, StoreError, clean, clean_error, cleaned};
 
 pub use self::effects::Effects;
+pub use self::outcomes::OTHER_TYPES;
 
 mod effects;
 pub(super) mod fences;

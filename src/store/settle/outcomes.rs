@@ -194,6 +194,13 @@ pub(super) async fn reject(tx: &mut Tx, rejected: impl Iterator<Item = &Rejected
     Ok(())
 }
 
+/// Types that are counted apart for a trigger and a day: whoever may publish names them, and could name millions. A few
+/// more of them stay where several nodes meet the last one at once.
+const TYPES_PER_DAY: i64 = 1_000;
+
+/// The type under which the rest is counted.
+pub const OTHER_TYPES: &str = "(other types)";
+
 /// Adds to the counts of unmatched events; the newest sample stays.
 pub(super) async fn count_unmatched(tx: &mut Tx, unmatched: &[Unmatched]) -> Result<(), StoreError> {
     if unmatched.is_empty() {
@@ -204,16 +211,37 @@ pub(super) async fn count_unmatched(tx: &mut Tx, unmatched: &[Unmatched]) -> Res
     let counts: Vec<i64> = unmatched.iter().map(|u| int(u.count)).collect();
     let samples: Vec<Option<Vec<u8>>> = unmatched.iter().map(|u| u.sample.clone()).collect();
     sqlx::query!(
-        "insert into oncue.unmatched as u (day, trigger, event_type, count, sample)
-         select (now() at time zone 'UTC')::date, trigger, event_type, sum(count), (array_agg(sample))[1]
-         from unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[]) as c(trigger, event_type, count, sample)
+        "with today as (select (now() at time zone 'UTC')::date as day),
+         incoming as (
+             select c.trigger, c.event_type, sum(c.count) as count, (array_agg(c.sample))[1] as sample,
+                 exists (select from oncue.unmatched u, today t
+                         where (u.day, u.trigger, u.event_type) = (t.day, c.trigger, c.event_type)) as known
+             from unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[]) as c(trigger, event_type, count, sample)
+             group by 1, 2
+         ),
+         room as (
+             select i.trigger, $5::bigint - (select count(*) from (
+                     select from oncue.unmatched u, today t where (u.day, u.trigger) = (t.day, i.trigger) limit $5
+                 ) named) as types
+             from incoming i where not i.known group by i.trigger
+         ),
+         counted as (
+             select i.trigger, i.count, i.sample,
+                 case when i.known or row_number() over (partition by i.trigger, i.known order by i.event_type) <= r.types
+                     then i.event_type else $6 end as event_type
+             from incoming i left join room r on r.trigger = i.trigger
+         )
+         insert into oncue.unmatched as u (day, trigger, event_type, count, sample)
+         select t.day, c.trigger, c.event_type, sum(c.count), (array_agg(c.sample))[1] from counted c, today t
          group by 1, 2, 3 order by 2, 3
          on conflict (day, trigger, event_type) do update
          set count = u.count + excluded.count, sample = coalesce(excluded.sample, u.sample), last_at = now()",
         &triggers,
         &types,
         &counts,
-        &samples as &[Option<Vec<u8>>]
+        &samples as &[Option<Vec<u8>>],
+        TYPES_PER_DAY,
+        OTHER_TYPES
     )
     .execute(&mut **tx)
     .await?;
