@@ -5,10 +5,11 @@
 //! Nothing is probed here: the parts report. Reasons are shown to everybody who can reach the port, so they hold no
 //! secrets.
 
+mod descriptors;
+mod server;
+
 use std::{
     collections::BTreeMap,
-    io,
-    net::SocketAddr,
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -16,26 +17,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{
-    Router,
-    extract::State,
-    http::{StatusCode, header},
-    response::{IntoResponse, Response},
-    routing::get,
-};
 use serde::Serialize;
 use time::OffsetDateTime;
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
-use crate::telemetry::{self, PrometheusHandle};
+use crate::telemetry;
 
-/// The reactor's heartbeat.
-const BEAT_EVERY: Duration = Duration::from_secs(1);
+pub use self::descriptors::warn_if_few;
+pub use self::server::{HealthServer, ListenError};
+
 /// Longer than any pause of a healthy process, shorter than the patience of an orchestrator.
 const BEAT_STALE: Duration = Duration::from_secs(10);
-/// What a slow client may still read after the shutdown.
-const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 /// What a trigger does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -240,97 +231,10 @@ impl Health {
     }
 }
 
-/// The port could not be had.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "failed to listen on {addr} for health and metrics; give another address, or stop the process that has this one"
-)]
-pub struct ListenError {
-    /// The address.
-    pub addr: SocketAddr,
-    /// Why not.
-    pub source: io::Error,
-}
-
-/// A bound port that [`run`](Self::run) serves.
-#[derive(Debug)]
-pub struct HealthServer {
-    listener: TcpListener,
-    addr: SocketAddr,
-}
-
-impl HealthServer {
-    /// Binds the port; port 0 takes a free one.
-    ///
-    /// # Errors
-    /// [`ListenError`].
-    pub async fn bind(addr: SocketAddr) -> Result<Self, ListenError> {
-        let fail = |source| ListenError { addr, source };
-        let listener = TcpListener::bind(addr).await.map_err(fail)?;
-        let addr = listener.local_addr().map_err(fail)?;
-        Ok(Self { listener, addr })
-    }
-
-    /// The address with the real port.
-    #[must_use]
-    pub fn addr(&self) -> SocketAddr {
-        self.addr
-    }
-
-    /// Serves until `shutdown`. It goes on during a drain, so spawn it as a service.
-    pub async fn run(self, health: Health, metrics: PrometheusHandle, shutdown: CancellationToken) {
-        let routes = Router::new()
-            .route("/livez", get(livez))
-            .route("/readyz", get(readyz))
-            .route("/metrics", get(render))
-            .with_state((health.clone(), metrics));
-        let serve = axum::serve(self.listener, routes).with_graceful_shutdown(shutdown.clone().cancelled_owned());
-        let close = async {
-            shutdown.cancelled().await;
-            tokio::time::sleep(CLOSE_LIMIT).await;
-        };
-        tokio::select! {
-            result = serve.into_future() => if let Err(error) = result {
-                tracing::error!(error = %error, "failed to serve health");
-            },
-            () = heartbeat(&health) => {}
-            () = close => tracing::debug!("a client still reads from the health port"),
-        }
-    }
-}
-
-/// Beats as long as tasks are run at all.
-async fn heartbeat(health: &Health) {
-    let mut ticks = tokio::time::interval(BEAT_EVERY);
-    loop {
-        ticks.tick().await;
-        health.beat();
-    }
-}
-
-type Served = (Health, PrometheusHandle);
-
-async fn livez(State((health, _)): State<Served>) -> Response {
-    match health.is_alive(Instant::now()) {
-        true => (StatusCode::OK, "ok\n").into_response(),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "no heartbeat: tasks are not run\n").into_response(),
-    }
-}
-
-async fn readyz(State((health, _)): State<Served>) -> Response {
-    let readiness = health.readiness();
-    let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let body = serde_json::to_string(&readiness).expect("texts, flags and times of this century are JSON");
-    (status, [(header::CONTENT_TYPE, "application/json")], body + "\n").into_response()
-}
-
-async fn render(State((_, metrics)): State<Served>) -> Response {
-    // The version of the text format that the exporter writes.
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.render()).into_response()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpStream,

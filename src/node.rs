@@ -28,7 +28,7 @@ use crate::dispatch::budget::Budget;
 use crate::dispatch::{Dispatcher, Parts};
 use crate::drain::Drain;
 use crate::event::codec;
-use crate::health::{Health, HealthServer};
+use crate::health::{self, Health, HealthServer};
 use crate::outputs::{Outputs, Target};
 use crate::runtime::{Runtime, RuntimeConfig};
 use crate::settle::{self, Settler};
@@ -137,6 +137,7 @@ pub async fn run(config: NodeConfig, drain: Drain, observer: Option<Observer>) -
     drain.spawn_service("signals", drain.signals().context("cannot catch signals")?);
     let health = Health::new();
     health.rules_loading();
+    health::warn_if_few(config.store.connections, config.buses.len());
     serve_health(&config, &health, &drain).await?;
     let store = Store::connect_lazy(&config.store)?;
     if !reach_store(&store, &health, &drain).await? {
