@@ -179,6 +179,8 @@ impl Store {
             PgConnectOptions::from_str(&config.url).map_err(StoreError::Address)?.application_name("oncue").options([
                 ("statement_timeout", format!("{}ms", config.statement_timeout.as_millis())),
                 ("lock_timeout", "10s".to_owned()),
+                // Not the role's: `"$user"` is Oncue's own schema where the role has its name.
+                ("search_path", "public".to_owned()),
                 ("client_min_messages", "warning".to_owned()),
                 ("idle_in_transaction_session_timeout", "60s".to_owned()),
             ]);

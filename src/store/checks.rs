@@ -121,6 +121,16 @@ impl Store {
         .await?)
     }
 
+    /// Whether a role has the name of Oncue's schema: for that role `"$user"`, and so whatever it makes without naming a
+    /// schema, is in Oncue's.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn has_namesake(&self) -> Result<bool, StoreError> {
+        let query = "select exists (select from pg_catalog.pg_roles where rolname = 'oncue')";
+        Ok(sqlx::query_scalar(query).fetch_one(&self.pool).await?)
+    }
+
     /// Compares the applied migrations with those of this program. Asks without compile-time checks, as the table is
     /// made by the migrator and not by a migration.
     ///

@@ -55,6 +55,7 @@ pub(super) async fn look(
             return None;
         }
     };
+    namesake(store, findings).await;
     let nodes = keep(store.node_facts().await, "nodes", findings).unwrap_or_default();
     let alive = nodes_alive(&nodes, tables.version, findings);
     partitions(store, fix, findings).await;
@@ -133,6 +134,15 @@ async fn schema(store: &Store, findings: &mut Findings) -> bool {
             findings.bad("tables", error.to_string(), "`oncue migrate`");
             false
         }
+    }
+}
+
+/// A role with the schema's name makes its tables among Oncue's without saying so.
+async fn namesake(store: &Store, findings: &mut Findings) {
+    if keep(store.has_namesake().await, "roles", findings) == Some(true) {
+        let text = "a role is named oncue, as the schema is: what it makes without naming a schema lands there, because \
+                    `search_path` begins with \"$user\"";
+        findings.warn("roles", text, "alter role oncue set search_path = public; -- or give the role another name");
     }
 }
 
