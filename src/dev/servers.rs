@@ -2,7 +2,8 @@
 //!
 //! Invariant: a server that was started here does not outlive this process, not even after `kill -9` (where `setpriv`
 //! exists; elsewhere the next start in the same directory ends the orphan), and a directory is used by one process at
-//! a time. Servers listen on the loopback address only and trust every local user: nothing here is for production.
+//! a time. Servers listen on the loopback address only. With an [`Access`] and a password they accept nobody who does not
+//! know it; without, as in tests, every local user: nothing here is for production.
 //! This module does not read the environment (callers pass [`Overrides`]), download anything, or create schemas.
 
 use std::{
@@ -10,12 +11,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+mod access;
 mod find;
 mod home;
 mod nats;
 mod postgres;
 mod process;
 
+pub use access::Access;
 pub use find::{find_nats_server, find_postgres};
 pub use nats::{NatsConfig, PrivateNats};
 pub use postgres::{PostgresConfig, PrivatePostgres};

@@ -1,6 +1,6 @@
 //! What `oncue dev` says at its start: where everything is, and commands to paste into another terminal.
 //!
-//! Invariant: addresses of servers that were not started here are shown without their passwords.
+//! Invariant: addresses are shown without their passwords; those of private servers are in the file `env`.
 
 use crate::bus::nats::redact;
 use crate::cli::Context;
@@ -17,7 +17,11 @@ pub(super) fn print(context: &Context, servers: &Servers, node: &NodeConfig) -> 
     let mut lines = vec!["oncue dev".to_owned()];
     match &servers.postgres {
         Some(postgres) => {
-            lines.push(format!("  postgres  {}  (private, data in {})", postgres.url(), postgres.data_dir().display()));
+            lines.push(format!(
+                "  postgres  {}  (private, data in {})",
+                redact(postgres.url()),
+                postgres.data_dir().display()
+            ));
         }
         None => lines.push(format!("  postgres  {}", redact(context.database()?))),
     }
@@ -49,8 +53,8 @@ fn hints(context: &Context, servers: &Servers, config: &Config) -> Vec<String> {
         lines.push(format!("  oncue{option} publish {topic} '{{\"id\":1}}'"));
     }
     lines.push(format!("  oncue{option} event tail --unmatched"));
-    if let Some(postgres) = &servers.postgres {
-        lines.push(format!("  psql '{}'", postgres.url()));
+    if servers.postgres.is_some() {
+        lines.push(format!("  psql \"$(sed -n 's/^DATABASE_URL=//p' {})\"", servers.env().display()));
         if let Some(table) = sample_table(config) {
             lines.push(format!("  and there: insert into {table} … ; update and delete run functions too"));
         }

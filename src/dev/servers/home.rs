@@ -2,13 +2,13 @@
 //!
 //! Invariant: while a [`Home`] lives, this process holds the directory's lock; the system frees it when the process
 //! ends in whatever way. As root the directory belongs to an ordinary user who can reach it, because Postgres refuses
-//! root; it does not make files inside readable to anybody else.
+//! root; nobody else looks into it.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions, Permissions, TryLockError},
     io,
     os::unix::{
-        fs::{MetadataExt, chown},
+        fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown},
         process::CommandExt,
     },
     path::{Path, PathBuf},
@@ -44,6 +44,7 @@ impl Home {
     pub(super) fn claim(wanted: &Path) -> Result<Self, ServerError> {
         let dir = create(wanted)?;
         let lock = lock(&dir)?;
+        close_to_others(&dir)?;
         Ok(Self { dir, user: None, _lock: lock })
     }
 
@@ -65,6 +66,7 @@ impl Home {
         };
         let lock = lock(&dir)?;
         chown(&dir, Some(user.uid), Some(user.gid)).map_err(ServerError::directory("change the owner of", &dir))?;
+        close_to_others(&dir)?;
         Ok(Self { dir, user: Some(user), _lock: lock })
     }
 
@@ -90,7 +92,9 @@ impl Home {
     pub(super) fn log_to(&self, command: &mut Command) -> Result<u64, ServerError> {
         let path = self.log();
         let open = || -> io::Result<(File, File, u64)> {
-            let file = OpenOptions::new().create(true).append(true).open(&path)?;
+            // A server logs statements, and they hold data.
+            let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
+            file.set_permissions(Permissions::from_mode(0o600))?;
             if file.metadata()?.len() > LOG_MAX {
                 file.set_len(0)?;
             }
@@ -101,6 +105,11 @@ impl Home {
         command.stdout(Stdio::from(out)).stderr(Stdio::from(err));
         Ok(start)
     }
+}
+
+/// Nobody but the owner looks in: there are data, sockets and a log.
+fn close_to_others(dir: &Path) -> Result<(), ServerError> {
+    fs::set_permissions(dir, Permissions::from_mode(0o700)).map_err(ServerError::directory("close", dir))
 }
 
 fn create(dir: &Path) -> Result<PathBuf, ServerError> {

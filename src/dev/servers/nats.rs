@@ -13,6 +13,8 @@ use super::{
     home::Home,
     process::{Process, Signal, end_orphan, server_command, tail, wait_until},
 };
+use crate::bus::Secret;
+use crate::dev::passwords::write_private;
 
 const NAME: &str = "nats-server";
 /// It takes 60 ms, and longer when it recovers large streams.
@@ -32,13 +34,15 @@ pub struct NatsConfig {
     pub port: Option<u16>,
     /// More configuration in the server's own language (`authorization { … }`, `tls { … }`).
     pub extra: String,
+    /// The one user who may connect, and the password; none: everybody.
+    pub login: Option<(String, Secret)>,
 }
 
 impl NatsConfig {
     /// A server on a free port.
     #[must_use]
     pub fn new(program: PathBuf, store_dir: PathBuf) -> Self {
-        Self { program, store_dir, port: None, extra: String::new() }
+        Self { program, store_dir, port: None, extra: String::new(), login: None }
     }
 }
 
@@ -63,11 +67,12 @@ impl PrivateNats {
             end_orphan(pid, home.dir(), Signal::Int).await;
         }
         let (process, port) = launch(&config, &home, config.port).await?;
-        let url = format!("nats://127.0.0.1:{port}");
+        let login = config.login.as_ref().map(|(user, password)| format!("{user}:{}@", password.0));
+        let url = format!("nats://{}127.0.0.1:{port}", login.unwrap_or_default());
         Ok(Self { config, home, process, port, url })
     }
 
-    /// `nats://127.0.0.1:PORT`
+    /// `nats://127.0.0.1:PORT`, with user and password where the server wants them.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
@@ -127,7 +132,12 @@ impl Drop for PrivateNats {
 async fn launch(config: &NatsConfig, home: &Home, port: Option<u16>) -> Result<(Process, u16), ServerError> {
     forget_ports(home.dir());
     let extra = home.dir().join("extra.conf");
-    fs::write(&extra, &config.extra).map_err(ServerError::directory("write", &extra))?;
+    let login = config
+        .login
+        .as_ref()
+        .map(|(user, password)| format!("authorization {{ user: \"{user}\", password: \"{}\" }}\n", password.0));
+    let text = login.unwrap_or_default() + &config.extra;
+    write_private(&extra, &text).map_err(ServerError::directory("write", &extra))?;
     let port = port.map_or_else(|| "-1".to_owned(), |port| port.to_string());
     let mut command = server_command(&config.program, Signal::Int);
     command.arg("-js").arg("-sd").arg(home.dir()).args(["-a", "127.0.0.1", "-p", &port]);

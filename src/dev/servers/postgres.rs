@@ -1,7 +1,7 @@
 //! A private Postgres: `initdb` once, then the server itself as a direct child, with a logical WAL.
 //!
-//! Invariant: a data directory appears complete or not at all, and the port stays the same over restarts. There is no
-//! password: every local user may connect as superuser, on the loopback address only.
+//! Invariant: a data directory appears complete or not at all, and the port stays the same over restarts. It listens on
+//! the loopback address only; without an [`Access`] every local user may connect as superuser.
 
 use std::{
     fs,
@@ -13,6 +13,7 @@ use std::{
 
 use super::{
     ServerError,
+    access::{self, Access},
     home::Home,
     process::{Process, Signal, end_orphan, server_command, tail, wait_until},
 };
@@ -61,13 +62,15 @@ pub struct PostgresConfig {
     /// Where to keep a fresh cluster to copy from: many tests then wait for `initdb` once. Such servers have the same
     /// system identifier, as after a restored backup.
     pub template_dir: Option<PathBuf>,
+    /// Who may connect; none: every local user, as superuser.
+    pub access: Option<Access>,
 }
 
 impl PostgresConfig {
     /// A durable server on a free port.
     #[must_use]
     pub fn new(bin_dir: PathBuf, data_dir: PathBuf) -> Self {
-        Self { bin_dir, data_dir, port: None, settings: Vec::new(), durable: true, template_dir: None }
+        Self { bin_dir, data_dir, port: None, settings: Vec::new(), durable: true, template_dir: None, access: None }
     }
 }
 
@@ -96,12 +99,20 @@ impl PrivatePostgres {
         if let Some(pid) = pid_file(&data).and_then(|lines| lines.first()?.parse().ok()) {
             end_orphan(pid, &data, Signal::Quit).await;
         }
+        if let Some(access) = &config.access {
+            let program = config.bin_dir.join("postgres");
+            access::apply(access, &program, &home, &settings(&config, home.dir(), PORTS.start)).await?;
+        }
         let (process, port) = launch(&config, &home, config.port).await?;
-        let url = format!("postgres://postgres@127.0.0.1:{port}/postgres?sslmode=disable");
+        let login = match &config.access {
+            Some(access) => format!("{}:{}", access.login, access.password.0),
+            None => "postgres".to_owned(),
+        };
+        let url = format!("postgres://{login}@127.0.0.1:{port}/postgres?sslmode=disable");
         Ok(Self { config, home, process, port, url })
     }
 
-    /// `postgres://postgres@127.0.0.1:PORT/postgres?sslmode=disable`
+    /// `postgres://postgres@127.0.0.1:PORT/postgres?sslmode=disable`, with login and password of an [`Access`].
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
