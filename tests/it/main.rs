@@ -66,3 +66,8 @@ mod wall_sql_weight;
 mod wall_forged;
 mod wall_cache;
 mod wall_compile;
+mod wall_dev;
+mod wall_health;
+mod wall_reload;
+mod wall_terminal;
+mod wall_unmatched;

@@ -16,7 +16,7 @@ const FUNCTION_LINES: usize = 70;
 
 /// The layers, lowest first. A file imports from its own layer and from lower ones.
 const LAYERS: [&[&str]; 7] = [
-    &["drain", "event", "lsn", "retry", "telemetry", "watermark"],
+    &["drain", "event", "lsn", "printable", "retry", "telemetry", "watermark"],
     &["delivery", "function", "pattern", "pgtype", "rules", "transform"],
     &["bus", "outputs", "runtime", "store"],
     &["dispatch", "settle"],
@@ -37,7 +37,7 @@ const STRANGERS: [(&str, &[&str]); 7] = [
 ];
 
 /// Outside crates and where they live; a directory means the file beside it too.
-const HOMES: [(&str, &[&str]); 11] = [
+const HOMES: [(&str, &[&str]); 13] = [
     ("tokio_postgres", &["src/store/guest"]),
     ("pgwire_replication", &["src/triggers/postgres"]),
     ("rdkafka", &["src/bus/kafka", "src/triggers/kafka"]),
@@ -47,6 +47,8 @@ const HOMES: [(&str, &[&str]); 11] = [
     ("wasmtime_wasi", &["src/runtime"]),
     ("clap", &["src/cli", "src/main"]),
     ("axum", &["src/health"]),
+    ("hyper", &["src/health"]),
+    ("hyper_util", &["src/health"]),
     ("metrics", &["src/telemetry"]),
     ("notify", &["src/dev"]),
 ];
