@@ -6,6 +6,7 @@
 
 mod hot;
 mod logs;
+mod rules;
 
 use std::{sync::OnceLock, time::Duration};
 
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 pub use metrics_exporter_prometheus::PrometheusHandle;
 
 pub use logs::{LogConfig, LogError, LogFormat, install_logs};
+pub use rules::{rules_loaded, rules_read, ruleset_notified};
 
 /// How often histograms are condensed when nobody reads them.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
@@ -372,24 +374,6 @@ pub fn relayed(count: usize) {
 /// A delivery became a dead letter.
 pub fn dead_letter(rule: &str, class: &str) {
     counter!(DEAD_LETTERS, "rule" => rule.to_owned(), "class" => class.to_owned()).increment(1);
-}
-
-/// A snapshot of the rules was loaded.
-#[expect(clippy::cast_precision_loss, reason = "counts and a version, far below 2^53")]
-pub fn rules_loaded(loaded: usize, quarantined: usize, version: i64) {
-    gauge!(RULES_LOADED).set(loaded as f64);
-    gauge!(RULES_QUARANTINED).set(quarantined as f64);
-    gauge!(RULESET_VERSION).set(version as f64);
-}
-
-/// The control plane is read.
-pub fn rules_read() {
-    counter!(RULES_READ).increment(1);
-}
-
-/// `count` notifications said that the control plane changed.
-pub fn ruleset_notified(count: u64) {
-    counter!(RULESET_NOTIFICATIONS).increment(count);
 }
 
 /// Whether the store answers. `health` calls this.

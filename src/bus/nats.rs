@@ -129,9 +129,13 @@ async fn options(name: &str, config: &BusConfig) -> Result<ConnectOptions, BusEr
     }
     if let (Some(user), Some(password)) = (&config.user, &config.password) {
         options = options.user_and_password(user.clone(), password.0.clone());
-    }
-    if let Some(token) = &config.token {
+    } else if let Some(token) = &config.token {
         options = options.token(token.0.clone());
+    } else if let Some((user, password)) = config.url.split(',').find_map(login) {
+        options = match password {
+            Some(password) => options.user_and_password(user, password),
+            None => options.token(user),
+        };
     }
     if let Some(ca) = &config.tls.ca {
         options = options.add_root_certificates(ca.clone());
@@ -140,6 +144,17 @@ async fn options(name: &str, config: &BusConfig) -> Result<ConnectOptions, BusEr
         options = options.add_client_certificate(cert.clone(), key.clone());
     }
     Ok(options)
+}
+
+/// User and password of an address, or a token alone: the client itself does not look there.
+fn login(url: &str) -> Option<(String, Option<String>)> {
+    let rest = url.trim();
+    let rest = rest.split_once("://").map_or(rest, |(_, rest)| rest);
+    let (login, _) = rest.rsplit_once('@')?;
+    match login.split_once(':') {
+        Some((user, password)) => Some((user.to_owned(), Some(password.to_owned()))),
+        None => Some((login.to_owned(), None)),
+    }
 }
 
 fn note(bus: &str, event: &Event, state: &watch::Sender<BusState>, dropped: &AtomicU64) {
@@ -185,7 +200,20 @@ pub fn redact(url: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::redact;
+    use super::{login, redact};
+
+    #[test]
+    fn the_login_of_an_address_is_used() {
+        let both = |user: &str, password: Option<&str>| Some((user.to_owned(), password.map(str::to_owned)));
+        let table = [
+            ("nats://me:secret@host:4222", both("me", Some("secret"))),
+            ("nats://host:4222", None),
+            ("token@a:1", both("token", None)),
+        ];
+        for (url, found) in table {
+            assert_eq!(login(url), found, "{url}");
+        }
+    }
 
     #[test]
     fn an_address_is_shown_without_its_secrets() {

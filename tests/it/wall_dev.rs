@@ -2,6 +2,7 @@
 //! version, whose servers trusted everybody, goes on with all that is in it.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Stdio;
@@ -12,7 +13,7 @@ use sqlx::{Connection as _, PgConnection};
 use tokio::process::{Child, Command};
 
 use crate::support::eventually;
-use crate::support::node::free_address;
+use crate::support::node::{free_address, get};
 
 const MANIFEST: &str = r#"
 [bus.events]
@@ -45,8 +46,7 @@ async fn leave_a_folder(folder: &Path) {
     server.stop().await;
 }
 
-fn start(base: &Path) -> Child {
-    let health = free_address();
+fn start(base: &Path, health: SocketAddr) -> Child {
     let manifest = format!("[node]\nhealth = \"{health}\"\n{MANIFEST}");
     std::fs::write(base.join("oncue.toml"), manifest).expect("the manifest is written");
     let log = std::fs::File::create(base.join("dev.log")).expect("a log");
@@ -63,10 +63,10 @@ fn said(base: &Path) -> String {
 }
 
 /// The variables of the file `env`, when the node runs.
-async fn variables(base: &Path, dev: &mut Child) -> HashMap<String, String> {
+async fn variables(base: &Path, health: SocketAddr, dev: &mut Child) -> HashMap<String, String> {
     eventually("it is up", async || {
         assert!(dev.try_wait().expect("it can be asked").is_none(), "it ended: {}", said(base));
-        base.join(".oncue/env").exists() && said(base).contains("in another terminal")
+        get(health, "/readyz").await.is_some_and(|(status, _)| status == 200)
     })
     .await;
     let text = std::fs::read_to_string(base.join(".oncue/env")).expect("it is there");
@@ -79,6 +79,16 @@ async fn stop(mut dev: Child) {
     assert!(sent.expect("a shell").success());
     let ended = tokio::time::timeout(Duration::from_secs(60), dev.wait()).await.expect("it ends in time");
     assert!(ended.expect("it ends").success());
+}
+
+/// Commands of another terminal take the addresses from the folder.
+async fn check_the_program(base: &Path) {
+    let publish = ["publish", "events/user.signup", "{}", "--id", "one"];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_oncue"));
+    command.args(publish).current_dir(base).env_clear().env("PATH", "/usr/bin:/bin").env("HOME", "/nonexistent");
+    let said = command.output().await.expect("it runs");
+    let error = String::from_utf8_lossy(&said.stderr);
+    assert!(!error.contains("uthorization"), "{error}");
 }
 
 fn mode(path: &Path) -> u32 {
@@ -118,8 +128,9 @@ async fn dev_accepts_its_owner_only_and_a_folder_of_before_goes_on() {
     leave_a_folder(&folder).await;
     std::fs::remove_file(folder.join("env")).expect("it ended");
 
-    let mut dev = start(base);
-    let variables = variables(base, &mut dev).await;
+    let health = free_address();
+    let mut dev = start(base, health);
+    let variables = variables(base, health, &mut dev).await;
     let (database, admin, nats) =
         (&variables["DATABASE_URL"], &variables["ADMIN_DATABASE_URL"], &variables["NATS_URL"]);
     for file in [folder.join("env"), folder.join("passwords"), folder.join("postgres/server.log")] {
@@ -134,7 +145,9 @@ async fn dev_accepts_its_owner_only_and_a_folder_of_before_goes_on() {
         assert!(error.contains("password"), "{login}: {error}");
     }
     assert!(async_nats::connect(format!("nats://{}", place(nats))).await.is_err(), "NATS wants a password, too");
-    let client = async_nats::connect(nats.as_str()).await.expect("its owner knows it");
+    let word = nats.split_once("dev:").and_then(|(_, rest)| rest.split_once('@')).expect("user and password").0;
+    let options = async_nats::ConnectOptions::with_user_and_password("dev".to_owned(), word.to_owned());
+    let client = options.connect(format!("nats://{}", place(nats))).await.expect("its owner knows it");
     client.flush().await.expect("it answers");
 
     let mut connection = PgConnection::connect(database).await.expect("its owner knows the password");
@@ -154,10 +167,11 @@ async fn dev_accepts_its_owner_only_and_a_folder_of_before_goes_on() {
     assert!(truth(&mut superuser, "select rolsuper from pg_roles where rolname = current_user").await);
     let secrets = [database, admin, nats].map(|url| url.rsplit_once('@').expect("it has a password").0);
     let secrets = secrets.map(|login| login.rsplit_once(':').expect("it has a password").1.to_owned());
+    check_the_program(base).await;
     stop(dev).await;
 
-    let mut dev = start(base);
-    let again = self::variables(base, &mut dev).await;
+    let mut dev = start(base, health);
+    let again = self::variables(base, health, &mut dev).await;
     assert_eq!(&again["DATABASE_URL"], database, "the address of another terminal stays good");
     let log = said(base);
     let server = std::fs::read_to_string(folder.join("postgres/server.log")).expect("the server's log");
