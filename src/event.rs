@@ -4,6 +4,7 @@
 //! codec. The payload is never parsed here: what reads it as JSON is the rule engine.
 
 pub mod codec;
+pub mod subject;
 
 use bytes::Bytes;
 use time::OffsetDateTime;

@@ -1,4 +1,5 @@
-//! CloudEvents 1.0 on the wire: message headers and payload ↔ [`Event`]. Records of Kafka: [`kafka`].
+//! CloudEvents 1.0 on the wire: message headers and payload ↔ [`Event`]. Records of Kafka: [`kafka`]; header blocks of
+//! NATS: [`nats`].
 //!
 //! Invariant: [`decode`] gives an event that passes [`check()`], or an error; no bytes make it panic, recurse or hold
 //! more than a small multiple of the message. Limits are checked before anything is parsed.
@@ -13,6 +14,7 @@ mod check;
 mod depth;
 mod error;
 pub mod kafka;
+pub mod nats;
 mod percent;
 mod plain;
 mod structured;
@@ -27,11 +29,15 @@ use crate::event::{AttributeValue, Event, TRACEPARENT};
 pub use binary::{is_binary, to_binary};
 pub use check::check;
 pub use error::DecodeError;
+pub(crate) use error::shown;
 pub use structured::{from_parts, from_structured, to_attributes, to_structured};
 
 /// An event that went through more functions than this is a loop. Real chains are short, and a loop that feeds
 /// itself twice per step has grown to 65,536 events by then.
 pub const MAX_HOPS: u32 = 16;
+
+/// Headers in their order, name and value; a name may come twice.
+pub type Pairs = Vec<(String, String)>;
 
 const SPECVERSION: &str = "1.0";
 const CE_PREFIX: &str = "ce-";
@@ -160,7 +166,7 @@ fn is_json_format(essence: &str) -> bool {
 
 fn require_json_format(content_type: &str) -> Result<(), DecodeError> {
     let essence = essence(content_type);
-    let value = error::shown(content_type);
+    let value = shown(content_type);
     if is_json_format(&essence) {
         Ok(())
     } else if essence.starts_with("application/cloudevents-batch") {

@@ -44,6 +44,31 @@ pub enum DecodeError {
         /// Which one.
         at: usize,
     },
+    /// The header block of a NATS message is not what NATS says it is.
+    #[error("line {line} of the header block {problem}: send NATS/1.0, then one `Name: value` a line, in UTF-8")]
+    HeaderBlock {
+        /// Which line, counted from 1.
+        line: usize,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// The subject of a NATS message is not UTF-8.
+    #[error("the subject is not UTF-8: publish to subjects in UTF-8")]
+    Subject,
+    /// The message was longer than what is held of one.
+    #[error("the message has {bytes} bytes, more than the server's max_payload, and was not kept: send less")]
+    NotKept {
+        /// Length of header block and payload.
+        bytes: usize,
+    },
+    /// The subject that an event is to be published to is none.
+    #[error("\"{subject}\" cannot be published to: it {problem}")]
+    Unpublishable {
+        /// The subject, escaped and cut.
+        subject: String,
+        /// What is wrong with it.
+        problem: crate::event::subject::SubjectError,
+    },
     /// The envelope of structured mode is not one JSON object in UTF-8.
     #[error("payload is no CloudEvent in JSON ({reason}): send one JSON object in UTF-8 without a byte order mark")]
     InvalidJson {
@@ -109,6 +134,10 @@ impl DecodeError {
             Self::TooDeep { .. } => "too_deep",
             Self::Headers { .. } => "headers",
             Self::HeaderName { .. } => "header_name",
+            Self::HeaderBlock { .. } => "header_block",
+            Self::Subject => "subject",
+            Self::NotKept { .. } => "too_large",
+            Self::Unpublishable { .. } => "unpublishable",
             Self::InvalidJson { .. } => "invalid_json",
             Self::MissingAttribute { .. } => "missing_attribute",
             Self::InvalidAttribute { .. } => "invalid_attribute",
@@ -130,7 +159,7 @@ impl DecodeError {
 }
 
 /// `value` as an error may repeat it: escaped, so that it cannot forge a log line, and cut.
-pub(super) fn shown(value: &str) -> String {
+pub(crate) fn shown(value: &str) -> String {
     let mut escaped = value.escape_debug();
     let mut text: String = escaped.by_ref().take(SHOWN_CHARS).collect();
     if escaped.next().is_some() {
