@@ -15,7 +15,7 @@ use crate::bus::nats::NatsBus;
 use crate::bus::postgres::PostgresBus;
 use crate::delivery::DeliveryId;
 use crate::event::codec::{self, DecodeError};
-use crate::event::{AttributeValue, CAUSE, Event, HOPS, TRACEPARENT};
+use crate::event::{AttributeValue, CAUSE, Event, HOPS, TRACEPARENT, subject};
 
 mod kafka;
 mod nats;
@@ -89,7 +89,8 @@ impl Output {
     /// The `index`th output of `delivery`, which was caused by `parent`, to `target`: a bus and a subject.
     ///
     /// # Errors
-    /// The event breaks a rule of CloudEvents, or it went through too many functions and rules.
+    /// The subject is none that may be published to, the event breaks a rule of CloudEvents, or it went through too many
+    /// functions and rules.
     pub fn new(
         delivery: DeliveryId,
         index: usize,
@@ -97,6 +98,9 @@ impl Output {
         target: (String, String),
         mut event: Event,
     ) -> Result<Self, DecodeError> {
+        // Whoever wrote the rule, the row or the type: an event must not reach a server's own subjects.
+        subject::check(&target.1)
+            .map_err(|problem| DecodeError::Unpublishable { subject: subject::shown(&target.1), problem })?;
         let message_id = delivery.output_id(index);
         if event.id.is_empty() {
             event.id.clone_from(&message_id);
@@ -199,6 +203,8 @@ impl Outputs {
         transactions: &mut Transactions<'a>,
         deadline: Instant,
     ) -> Result<Sent, OutputError> {
+        // Behind every other check: a row of the outbox or of `parked` may be older than they are.
+        subject::check(&output.subject).map_err(|problem| failed(output, &format!("the subject {problem}")))?;
         match self.target(output)? {
             Target::Nats { bus, publishing } => nats::send(bus, *publishing, output).await,
             Target::Kafka(bus) => kafka::send(bus, output, deadline).await,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::event::Event;
+use crate::event::{Event, subject};
 use crate::pattern::{Fill, Index, Json, Pattern, Scratch};
 use crate::retry::RetryPolicy;
 use crate::transform::{Path, Transformer};
@@ -151,7 +151,11 @@ impl CompiledRule {
                     ),
                 )
             })?),
-            Target::Publish { .. } => None,
+            Target::Publish { subject, .. } => {
+                let shown = subject::shown(subject);
+                subject::check(subject).map_err(|problem| field("publish", &format!("\"{shown}\" {problem}")))?;
+                None
+            }
         };
         Ok(Self { rule, version, pattern, transformer, ordering, rate_key })
     }

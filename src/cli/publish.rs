@@ -8,7 +8,7 @@ mod batch;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, anyhow, bail};
 use serde::Serialize;
 
 use crate::bus::kafka::{self, KafkaBus};
@@ -16,6 +16,7 @@ use crate::bus::nats;
 use crate::bus::postgres::PostgresBus;
 use crate::bus::send::{self, Outgoing, SendError, Stored};
 use crate::bus::{BusConfig, BusKind, Publishing};
+use crate::event::subject;
 
 use super::Context;
 use super::arguments::key_value;
@@ -185,12 +186,8 @@ fn resolve<'a>(topic: &str, context: &'a Context) -> anyhow::Result<(String, &'a
 }
 
 fn check_subject(subject: &str) -> anyhow::Result<()> {
-    let bad = subject.chars().find(|c| c.is_whitespace() || c.is_control() || "*>".contains(*c));
-    if let Some(bad) = bad {
-        bail!("\"{subject}\" cannot be published to: {bad:?} is not allowed in a subject");
-    }
-    ensure!(!subject.split('.').any(str::is_empty), "\"{subject}\" cannot be published to: it has an empty token");
-    Ok(())
+    subject::check(subject)
+        .map_err(|error| anyhow!("\"{}\" cannot be published to: it {error}", subject::shown(subject)))
 }
 
 fn describe(published: &Published) -> String {

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::event::subject;
 use crate::function::{FunctionSpec, Grants, Limits, SqlGrant};
 use crate::pattern::Json;
 
@@ -171,15 +172,13 @@ fn check_grant(field: &Field<'_>) -> Result<(), ConfigError> {
     let grant = field.word()?;
     let form = "it is a bus and a subject, as in \"events/mail.*\"";
     let Some((bus, subject)) = grant.split_once('/') else {
-        return Err(field.error(format!("{grant:?} names no bus"), form));
+        return Err(field.error(format!("\"{}\" names no bus", subject::shown(grant)), form));
     };
-    let tokens: Vec<&str> = subject.split('.').collect();
-    let last = tokens.len() - 1;
-    let wrong = |(at, token): (usize, &&str)| token.is_empty() || (*token == ">" && at < last);
-    if !is_name(bus) || subject.chars().any(char::is_whitespace) || tokens.iter().enumerate().any(wrong) {
-        return Err(field.error(format!("{grant:?} is no bus and subject"), form));
+    if !is_name(bus) {
+        return Err(field.error(format!("\"{}\" is no bus and subject", subject::shown(grant)), form));
     }
-    Ok(())
+    let problem = |problem| field.error(format!("\"{}\" {problem}", subject::shown(subject)), form);
+    subject::check_pattern(subject).map_err(problem)
 }
 
 fn read_values(field: &Field<'_>, spec: &mut FunctionSpec) -> Result<(), ConfigError> {

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use crate::event::subject;
 use crate::pattern::Json;
 use crate::retry::RetryPolicy;
 use crate::rules::{CompiledRule, OnFailure, Rate, Rule, RuleError, Target};
@@ -153,12 +154,13 @@ fn run_target(field: &Field<'_>) -> Result<Target, ConfigError> {
 fn publish_target(field: &Field<'_>) -> Result<Target, ConfigError> {
     let text = field.word()?;
     let form = "it is a bus and a subject without wildcards, as in \"events/user.created\"";
-    let refused = || field.error(format!("{text:?} is no bus and subject"), form);
+    let refused = || field.error(format!("\"{}\" is no bus and subject", subject::shown(text)), form);
     let (bus, subject) = text.split_once('/').ok_or_else(refused)?;
-    let bad = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '*' | '>');
-    if !is_name(bus) || subject.contains(bad) || subject.split('.').any(str::is_empty) {
+    if !is_name(bus) {
         return Err(refused());
     }
+    let problem = |problem| field.error(format!("\"{}\" {problem}", subject::shown(subject)), form);
+    subject::check(subject).map_err(problem)?;
     Ok(Target::Publish { bus: bus.to_owned(), subject: subject.to_owned() })
 }
 

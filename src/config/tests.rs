@@ -166,7 +166,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[trigger.users]\nbus = \"events\"\nsubject = \"a..b\"",
-        "oncue.toml:3:11: trigger.users.subject: \"a..b\" has an empty token",
+        "oncue.toml:3:11: trigger.users.subject: \"a..b\" has an empty token between its dots",
     ),
     (
         "[trigger.users]\nbus = \"events\"\nsubject = \"a\"\nrecord = \"some\"",
@@ -229,7 +229,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[[rule]]\nname = \"r\"\nmatch_all = true\npublish = \"events/a.*\"",
-        "oncue.toml:4:11: rule[0].publish: \"events/a.*\" is no bus and subject; \
+        "oncue.toml:4:11: rule[0].publish: \"a.*\" has a wildcard, which nobody can publish to; \
          it is a bus and a subject without wildcards, as in \"events/user.created\"",
     ),
     (

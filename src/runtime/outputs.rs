@@ -11,13 +11,13 @@ use time::OffsetDateTime;
 use super::host::wit;
 use super::logs;
 use crate::delivery::{Effects, Limit, Outcome};
-use crate::event::{AttributeValue, Event};
+use crate::event::{AttributeValue, Event, subject};
 use crate::function::FunctionSpec;
 use crate::function::sql::{STATEMENTS_MAX, Statement};
 
 /// Longest name of an extension attribute (CloudEvents 1.0: names should not exceed 20 characters).
 const EXTENSION_NAME_MAX: usize = 20;
-/// Longest event type: it is also the subject that the event is published to.
+/// What is shown of a text at most.
 const TYPE_MAX: usize = 255;
 /// Bytes that an event, each of its extension attributes, and a statement count beside their text.
 const OVERHEAD: usize = 32;
@@ -162,19 +162,10 @@ fn convert(event: wit::Event, source: &str) -> Result<Event, String> {
     })
 }
 
-/// A type is also a subject: tokens joined by dots, none empty, no wildcard, nothing that ends a protocol line.
+/// A type is also the subject that the event is published to.
 fn check_type(ty: &str) -> Result<(), String> {
-    let bad = |c: char| c.is_whitespace() || c.is_control();
-    let problem = match ty {
-        "" => "is empty",
-        ty if ty.len() > TYPE_MAX => "is longer than 255 bytes",
-        ty if ty.contains(bad) => "contains a space or a control character",
-        ty if ty.starts_with('$') => "begins with $, which names a server's own subjects",
-        ty if ty.split('.').any(str::is_empty) => "has an empty part between its dots",
-        ty if ty.split('.').any(|token| token == "*" || token == ">") => "has a wildcard as a part",
-        _ => return Ok(()),
-    };
-    Err(format!("emitted an event whose type {problem}: {:?}", logs::escape(ty, TYPE_MAX).0))
+    subject::check(ty)
+        .map_err(|problem| format!("emitted an event whose type {problem}: {:?}", logs::escape(ty, TYPE_MAX).0))
 }
 
 fn check_text(text: &str) -> Result<(), String> {

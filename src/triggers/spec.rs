@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::bus::BusKind;
+use crate::event::subject::{self, SubjectError};
 
 pub use self::kafka::{GroupProtocol, KafkaOrder, KafkaSpec, KafkaStart};
 pub use self::postgres::{FeedStart, PostgresSpec};
@@ -151,7 +152,7 @@ impl TriggerSpec {
             Self::JetStream(spec) => {
                 check_name("stream", &spec.stream)?;
                 spec.durable.as_deref().map_or(Ok(()), |d| check_name("durable", d))?;
-                spec.subjects.iter().try_for_each(|s| check_subject("subjects", s))?;
+                spec.subjects.iter().try_for_each(|s| check_subject("subjects", s, subject::check_pattern))?;
                 if let Start::Time(time) = &spec.start {
                     parse_time(time)?;
                 }
@@ -166,7 +167,11 @@ impl TriggerSpec {
                 }
                 Ok(())
             }
-            Self::Nats(spec) => check_subject("subject", &spec.subject),
+            Self::Nats(spec) => {
+                check_subject("subject", &spec.subject, subject::check_pattern)?;
+                // It stands in the same protocol line.
+                spec.queue.as_deref().map_or(Ok(()), |queue| check_subject("queue", queue, subject::check))
+            }
             Self::Kafka(spec) => spec.check(),
             Self::Postgres(spec) => spec.check(),
         }
@@ -199,24 +204,18 @@ pub fn parse_time(text: &str) -> Result<time::OffsetDateTime, SpecError> {
 fn check_name(field: &str, name: &str) -> Result<(), SpecError> {
     let bad = |c: char| c.is_whitespace() || c.is_control() || ".*>/\\".contains(c);
     match name.chars().find(|c| bad(*c)) {
-        Some(c) => Err(SpecError(format!("{field}: {name:?} holds {c:?}, which NATS does not allow in a name"))),
+        Some(c) => {
+            let name = subject::shown(name);
+            Err(SpecError(format!("{field}: \"{name}\" holds {c:?}, which NATS does not allow in a name")))
+        }
+        None if name.chars().count() > subject::TOKEN_MAX => {
+            Err(SpecError(format!("{field}: \"{}\" has more than 255 characters", subject::shown(name))))
+        }
         None if name.is_empty() => Err(SpecError(format!("{field}: the name is empty"))),
         None => Ok(()),
     }
 }
 
-fn check_subject(field: &str, subject: &str) -> Result<(), SpecError> {
-    let fail = |why: &str| Err(SpecError(format!("{field}: {subject:?} {why}")));
-    if subject.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return fail("holds white space");
-    }
-    let tokens: Vec<&str> = subject.split('.').collect();
-    for (at, token) in tokens.iter().enumerate() {
-        match *token {
-            "" => return fail("has an empty token"),
-            ">" if at + 1 < tokens.len() => return fail("has > before its end"),
-            _ => {}
-        }
-    }
-    Ok(())
+fn check_subject(field: &str, text: &str, check: impl Fn(&str) -> Result<(), SubjectError>) -> Result<(), SpecError> {
+    check(text).map_err(|problem| SpecError(format!("{field}: \"{}\" {problem}", subject::shown(text))))
 }

@@ -71,3 +71,4 @@ mod wall_health;
 mod wall_reload;
 mod wall_terminal;
 mod wall_unmatched;
+mod wall_subjects;

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use crate::dispatch::Dispatcher;
 use crate::dispatch::ticket::Ticket;
 use crate::event::Event;
+use crate::event::subject::{self, SubjectError};
 use crate::health::{Health, TriggerState};
 use crate::outputs::{Output, OutputError, Outputs};
 use crate::store::settle::Rejected;
@@ -43,14 +44,12 @@ pub(super) struct Route {
 }
 
 impl Route {
-    /// `event` as it is sent: to the subject of its type below the prefix, under its own id.
-    pub(super) fn output(&self, event: &Event) -> Output {
-        Output {
-            bus: self.bus.clone(),
-            subject: format!("{}.{}", self.prefix, event.ty),
-            message_id: event.id.clone(),
-            event: event.clone(),
-        }
+    /// `event` as it is sent: to the subject of its type below the prefix, under its own id. Whoever may publish chose its
+    /// type: one that is no subject is refused before it is sent, because it would hold up those behind it.
+    pub(super) fn output(&self, event: &Event) -> Result<Output, SubjectError> {
+        let subject = format!("{}.{}", self.prefix, event.ty);
+        subject::check(&subject)?;
+        Ok(Output { bus: self.bus.clone(), subject, message_id: event.id.clone(), event: event.clone() })
     }
 }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::bus::postgres::{IDENTIFIER_MAX, TableName};
+use crate::event::subject;
 use crate::function::hex;
 
 use super::{SpecError, check_subject};
@@ -115,7 +116,7 @@ impl PostgresSpec {
         for table in &self.tables {
             table.parse::<TableName>().map_err(|error| SpecError(format!("tables: {error}")))?;
         }
-        self.messages.iter().try_for_each(|pattern| check_subject("messages", pattern))?;
+        self.messages.iter().try_for_each(|pattern| check_subject("messages", pattern, subject::check_pattern))?;
         if self.follows_messages_only() && self.messages.is_empty() {
             return Err(SpecError("tables: the trigger takes neither tables nor messages".to_owned()));
         }
@@ -171,10 +172,10 @@ fn check_relay(relay: &str) -> Result<(), SpecError> {
     let Some((bus, prefix)) = relay.split_once('/').filter(|(bus, _)| !bus.is_empty()) else {
         return Err(SpecError(format!("relay: {relay:?} {form}")));
     };
-    if bus.contains(char::is_whitespace) || prefix.contains(['*', '>']) {
+    if bus.contains(char::is_whitespace) {
         return Err(SpecError(format!("relay: {relay:?} {form}")));
     }
-    check_subject("relay", prefix)
+    check_subject("relay", prefix, subject::check)
 }
 
 #[cfg(test)]

@@ -84,7 +84,8 @@ fn bare(pattern: String) -> Rule {
         name: PATTERN.to_owned(),
         trigger: None,
         pattern: Some(pattern),
-        target: Target::Publish { bus: String::new(), subject: String::new() },
+        // On no bus: it is never published.
+        target: Target::Publish { bus: String::new(), subject: "nowhere".to_owned() },
         input: None,
         ordering_key: None,
         on_failure: OnFailure::default(),

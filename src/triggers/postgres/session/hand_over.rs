@@ -12,7 +12,7 @@ use crate::delivery::{DeliveryId, FORGED};
 use crate::dispatch::Arrival;
 use crate::dispatch::budget::Credit;
 use crate::dispatch::ticket::Ticket;
-use crate::event::Event;
+use crate::event::{Event, subject};
 use crate::store::settle::Rejected;
 use crate::triggers::Failure;
 
@@ -51,8 +51,16 @@ impl Session<'_> {
         let context = &self.follower.context;
         if let Some((route, queue)) = &self.relay {
             let rejected = self.rejected(&identity, "relay", String::new(), event.data.to_vec());
-            // The other end goes with the connection; what was not sent comes again.
-            let _ = queue.send(Relayed { output: route.output(&event), ticket, rejected }).await;
+            match route.output(&event) {
+                // The other end goes with the connection; what was not sent comes again.
+                Ok(output) => drop(queue.send(Relayed { output, ticket, rejected }).await),
+                Err(problem) => {
+                    let error = format!("it cannot be relayed: its type \"{}\" {problem}", subject::shown(&event.ty));
+                    let rejected = Rejected { class: "unpublishable", error, ..rejected };
+                    let dispatcher = context.dispatcher.clone();
+                    context.drain.spawn("reject", async move { dispatcher.reject(rejected, ticket).await });
+                }
+            }
             return;
         }
         let Identity { at, key, sent } = identity;
