@@ -6,6 +6,7 @@
 pub mod history;
 mod jetstream;
 mod kafka;
+mod message;
 mod nats;
 pub mod postgres;
 pub mod spec;
@@ -13,22 +14,17 @@ pub mod spec;
 use std::sync::Arc;
 use std::time::Duration;
 
-use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::{BusConfig, Connection};
-use crate::delivery::DeliveryId;
+use crate::dispatch::Dispatcher;
 use crate::dispatch::budget::Budget;
-use crate::dispatch::ticket::Ticket;
-use crate::dispatch::{Arrival, Dispatcher};
 use crate::drain::Drain;
-use crate::event::Event;
-use crate::event::codec::{self, DecodeError, Defaults};
+use crate::event::codec;
 use crate::health::{Health, TriggerState};
 use crate::store::feeds::Feeds;
 use crate::store::groups::Groups;
-use crate::store::settle::Rejected;
 
 pub use self::spec::{FeedStart, JetStreamSpec, KafkaSpec, NatsSpec, PostgresSpec, SpecError, Start, TriggerSpec};
 
@@ -125,7 +121,7 @@ impl Failure {
 pub async fn run(spec: TriggerSpec, source: Source, context: Context) {
     match (spec, source.bus.clone()) {
         (TriggerSpec::JetStream(spec), Connection::Nats(bus)) => jetstream::run(spec, bus, context).await,
-        (TriggerSpec::Nats(spec), Connection::Nats(_)) => nats::run(spec, source, context).await,
+        (TriggerSpec::Nats(spec), Connection::Nats(bus)) => nats::run(spec, bus, context).await,
         (TriggerSpec::Kafka(spec), Connection::Kafka(bus)) => kafka::run(spec, bus, context).await,
         (TriggerSpec::Postgres(spec), Connection::Postgres(bus)) => postgres::run(spec, bus, context).await,
         (spec, _) => {
@@ -203,72 +199,4 @@ impl Context {
         // The settler is gone when the node quits: reading ends by `stop` then.
         let _ = up.wait_for(|up| *up).await;
     }
-}
-
-/// A NATS message on its way to the dispatcher.
-struct Incoming {
-    message: async_nats::Message,
-    /// The id of an event that brings none.
-    id: String,
-    transport_key: Vec<u8>,
-    at: OffsetDateTime,
-    sent: u32,
-}
-
-impl Context {
-    /// Decodes the message and hands it over, or keeps it as a dead letter when it is no event.
-    fn hand_over(&self, incoming: Incoming, ticket: Ticket) {
-        let Incoming { message, id, transport_key, at, sent } = incoming;
-        let headers = headers(message.headers.as_ref());
-        match decode(&message, &headers, (&self.name, &id, at), &self.limits) {
-            Ok(event) => {
-                let trigger = Arc::clone(&self.name);
-                let event = Arc::new(event);
-                let arrival = Arrival { trigger, event, at, transport_key, sent, ownership: None, key: None, ticket };
-                self.dispatcher.accept(arrival);
-            }
-            Err(error) => {
-                let rejected = Rejected {
-                    id: DeliveryId::derive(at, &self.name, &transport_key, "", 0),
-                    trigger: self.name.to_string(),
-                    class: error.class(),
-                    error: error.to_string(),
-                    raw: message.payload.to_vec(),
-                    headers: kept_headers(headers, &message),
-                    transport_key,
-                    fence: None,
-                };
-                let dispatcher = self.dispatcher.clone();
-                self.drain.spawn("reject", async move { dispatcher.reject(rejected, ticket).await });
-            }
-        }
-    }
-}
-
-/// The event of a NATS message: what it does not say itself, its trigger, its id and its time say.
-fn decode(
-    message: &async_nats::Message,
-    headers: &[(String, String)],
-    (trigger, id, at): (&str, &str, OffsetDateTime),
-    limits: &codec::Limits,
-) -> Result<Event, DecodeError> {
-    let source = format!("oncue/trigger/{trigger}");
-    let defaults = Defaults { ty: message.subject.as_str(), source: &source, id, subject: None, time: Some(at) };
-    codec::decode(&codec::Message { headers, payload: &message.payload }, &defaults, limits)
-}
-
-/// Headers of a NATS message as the codec takes them.
-fn headers(map: Option<&async_nats::HeaderMap>) -> Vec<(String, String)> {
-    let Some(map) = map else { return Vec::new() };
-    let pairs = map.iter().flat_map(|(name, values)| {
-        let name = name.to_string();
-        values.iter().map(move |value| (name.clone(), value.as_str().to_owned()))
-    });
-    pairs.collect()
-}
-
-/// Headers as a dead letter keeps them: as they came, and the subject, which redriving a plain message needs.
-fn kept_headers(mut headers: Vec<(String, String)>, message: &async_nats::Message) -> Vec<u8> {
-    headers.push(("Nats-Subject".to_owned(), message.subject.to_string()));
-    serde_json::json!(headers).to_string().into_bytes()
 }

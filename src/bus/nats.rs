@@ -1,10 +1,14 @@
 //! A NATS connection: opened from its configuration, kept for ever, its state told to whoever watches.
 //!
 //! Invariant: once open, a connection is never given up: it reconnects with backoff until it is dropped. It holds no
-//! subscription of its own.
+//! subscription of its own: what triggers read comes through a `Reader` each, so that nothing that somebody publishes can
+//! take this connection away from everybody.
+
+mod dial;
+mod reader;
+mod wire;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions, Event, jetstream};
@@ -12,11 +16,12 @@ use tokio::sync::watch;
 
 use super::BusConfig;
 
+pub use self::dial::DialError;
+pub use self::reader::{ReadError, Reader};
+pub use self::wire::{Message, WireError};
+
 /// Longest wait between two tries to reconnect.
 const RECONNECT_CAP: Duration = Duration::from_secs(4);
-
-/// Messages that a core subscription holds before the client drops: the client's own default.
-pub const SUBSCRIPTION_CAPACITY: usize = 65_536;
 
 /// Why a bus could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -55,14 +60,16 @@ pub struct BusState {
 /// An open connection. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct NatsBus {
+    /// The bus.
+    pub name: Arc<str>,
+    /// How readers connect to it.
+    pub config: Arc<BusConfig>,
     /// The connection.
     pub client: Client,
     /// JetStream over it.
     pub jetstream: jetstream::Context,
     /// Whether it is connected.
     pub state: watch::Receiver<BusState>,
-    /// Messages that the client dropped because a subscription was full; at least this many.
-    pub dropped: Arc<AtomicU64>,
 }
 
 /// Opens the bus `name`.
@@ -90,11 +97,9 @@ pub async fn connect_forever(name: &str, config: &BusConfig) -> Result<NatsBus, 
 async fn open(name: &str, config: &BusConfig, in_background: bool) -> Result<NatsBus, BusError> {
     super::ready_tls();
     let (sender, state) = watch::channel(BusState { up: !in_background, reconnects: 0 });
-    let dropped = Arc::new(AtomicU64::new(0));
-    let counter = Arc::clone(&dropped);
     let bus = name.to_owned();
     let mut options = options(name, config).await?.event_callback(move |event| {
-        note(&bus, &event, &sender, &counter);
+        note(&bus, &event, &sender);
         std::future::ready(())
     });
     if in_background {
@@ -108,14 +113,13 @@ async fn open(name: &str, config: &BusConfig, in_background: bool) -> Result<Nat
     })?;
     let mut jetstream = jetstream::new(client.clone());
     jetstream.set_timeout(Duration::from_secs(5));
-    Ok(NatsBus { client, jetstream, state, dropped })
+    Ok(NatsBus { name: Arc::from(name), config: Arc::new(config.clone()), client, jetstream, state })
 }
 
 async fn options(name: &str, config: &BusConfig) -> Result<ConnectOptions, BusError> {
     let mut options = ConnectOptions::new()
         .name(format!("oncue {name}"))
         .ping_interval(Duration::from_secs(10))
-        .subscription_capacity(SUBSCRIPTION_CAPACITY)
         .require_tls(config.tls.required)
         .reconnect_delay_callback(|tries| {
             Duration::from_millis(50).saturating_mul(1 << tries.min(10)).min(RECONNECT_CAP)
@@ -157,7 +161,7 @@ fn login(url: &str) -> Option<(String, Option<String>)> {
     }
 }
 
-fn note(bus: &str, event: &Event, state: &watch::Sender<BusState>, dropped: &AtomicU64) {
+fn note(bus: &str, event: &Event, state: &watch::Sender<BusState>) {
     match event {
         Event::Connected => state.send_modify(|s| {
             if !s.up {
@@ -171,17 +175,13 @@ fn note(bus: &str, event: &Event, state: &watch::Sender<BusState>, dropped: &Ato
                 s.up = false;
             }
         }),
-        Event::SlowConsumer(_) => {
-            if dropped.fetch_add(1, Ordering::Relaxed) == 0 {
-                tracing::error!(bus, "a subscription is full and messages are dropped: use JetStream, or more nodes");
-            }
-        }
         Event::LameDuckMode => tracing::warn!(bus, "the server is shutting down"),
         Event::ServerError(error) => tracing::warn!(bus, %error, "the server reported an error"),
         Event::ClientError(error) => tracing::debug!(bus, %error, "the client reported an error"),
         // The client was dropped: the node is stopping.
         Event::Closed => state.send_modify(|s| s.up = false),
-        Event::Draining => {}
+        // It holds no subscription that could be too slow.
+        Event::SlowConsumer(_) | Event::Draining => {}
     }
 }
 

@@ -1,7 +1,8 @@
 //! JetStream: a durable pull consumer, read no faster than credits allow, acknowledged only behind settled events.
 //!
-//! Invariant: a message is acknowledged after everything about it was committed, and by its latest delivery. A stream
-//! that was recreated is a gap. Acknowledgements are pipelined plain ones: one that is lost costs a lookup in the
+//! Invariant: a message is acknowledged after everything about it was committed, and by its latest delivery. Whatever bytes
+//! it has, it is handed over: it is read through a connection of its own that no bytes break (`bus::nats::Reader`), and
+//! acknowledged on the bus's. A stream that was recreated is a gap. Acknowledgements are pipelined plain ones: one that is lost costs a lookup in the
 //! ledger when the message comes again (CONTRACT.md, "When is what released").
 
 mod bind;
@@ -10,6 +11,7 @@ mod pull;
 
 use std::sync::Arc;
 
+use async_nats::Subject;
 use futures::StreamExt as _;
 use tokio::sync::mpsc;
 
@@ -17,10 +19,10 @@ use crate::bus::nats::NatsBus;
 use crate::dispatch::ticket::Ticket;
 use crate::telemetry;
 
-use self::bind::Bound;
 use self::in_flight::InFlight;
 use self::pull::{Pulled, Puller};
-use super::{Context, Failure, Incoming, JetStreamSpec, NoticeKind};
+use super::message::{Incoming, Place, place};
+use super::{Context, Failure, JetStreamSpec, NoticeKind};
 
 /// Positions that can wait for the acknowledger: more than any budget lets be in flight.
 const RELEASE_QUEUE: usize = 1 << 17;
@@ -59,7 +61,6 @@ struct Reader {
 impl Reader {
     /// Binds the consumer and reads it until stopped.
     async fn read(&self) -> Result<(), Failure> {
-        let reconnects = self.bus.state.borrow().reconnects;
         let known = self.context.identity.is_some() || self.in_flight.identity().is_some();
         let bound = bind::bind(&self.bus.jetstream, &self.spec, &self.context.name, known).await?;
         if let Some(known) = self.context.identity.as_ref().filter(|known| **known != bound.identity) {
@@ -72,48 +73,40 @@ impl Reader {
             let known = self.in_flight.identity().unwrap_or_default();
             return Err(bind::recreated(&self.spec.stream, &known, &bound.identity, &self.context.name));
         }
+        let mut puller = Puller::open(&self.bus, &self.context, bound.consumer).await?;
+        let stream = Stream { identity: bound.identity, known_until: bound.known_until };
         self.context.reading().await;
-        let result = self.pull(bound, reconnects).await;
+        let result = self.pull(&mut puller, &stream).await;
+        if result.is_ok() {
+            // What the server has sent already is taken too: it would wait for its AckWait otherwise.
+            let mut rest = puller.close();
+            while let Some(pulled) = rest.next().await {
+                self.take(pulled, &stream);
+            }
+        }
         if result.is_ok() {
             tracing::info!(trigger = %self.context.name, "trigger stopped reading");
         }
         result
     }
 
-    async fn pull(&self, bound: Bound, reconnects: u64) -> Result<(), Failure> {
-        let mut puller = Puller::open(&self.bus.client, bound.consumer, self.context.budget.clone()).await?;
-        let stream = Stream { identity: bound.identity, known_until: bound.known_until };
-        let mut state = self.bus.state.clone();
+    async fn pull(&self, puller: &mut Puller, stream: &Stream) -> Result<(), Failure> {
         loop {
             let pulled = tokio::select! {
                 biased;
-                () = self.context.stop.cancelled() => break,
+                () = self.context.stop.cancelled() => return Ok(()),
                 pulled = puller.next(&self.context) => pulled?,
-                // The server may have forgotten what it was asked for; its silence would tell only after seconds.
-                Ok(_) = state.wait_for(|state| state.reconnects > reconnects) => {
-                    return Err(Failure::Again("the connection was lost and made again".to_owned()));
-                }
             };
-            self.take(pulled, &stream);
+            self.take(pulled, stream);
         }
-        // What the server has sent already is taken too: it would wait for its AckWait otherwise.
-        let mut rest = puller.close().await;
-        while let Some(pulled) = rest.next().await {
-            self.take(pulled, &stream);
-        }
-        Ok(())
     }
 
     fn take(&self, pulled: Pulled, stream: &Stream) {
         let Pulled { message, credit } = pulled;
-        let (sequence, sent, at, pending) = match message.info() {
-            Ok(info) => {
-                (info.stream_sequence, u32::try_from(info.delivered).unwrap_or(1), info.published, info.pending)
-            }
-            Err(error) => {
-                tracing::warn!(trigger = %self.context.name, %error, "a message without JetStream's reply subject was ignored");
-                return;
-            }
+        let reply = std::str::from_utf8(&message.reply).unwrap_or_default();
+        let Some(Place { sequence, delivered: sent, published: at, pending }) = place(reply) else {
+            tracing::warn!(trigger = %self.context.name, "a message without JetStream's reply subject was ignored");
+            return;
         };
         // A consumer that was made anew counts from one again.
         let sent = if sequence <= stream.known_until { sent.max(2) } else { sent };
@@ -124,15 +117,14 @@ impl Reader {
         if sent > 1 {
             telemetry::redelivered(&self.context.name, 1);
         }
-        let Some(reply) = message.reply.clone() else { return };
-        if !self.in_flight.enter(sequence, reply) {
+        if !self.in_flight.enter(sequence, Subject::from(reply)) {
             // It is being worked on; its acknowledgement now goes to this latest delivery.
             return;
         }
         let id = format!("{}/{}/{sequence}", self.spec.stream, stream.identity);
         let transport_key = id.as_bytes().to_vec();
         let ticket = Ticket::new(sequence, self.release.clone(), credit);
-        let incoming = Incoming { message: message.message, id, transport_key, at, sent };
+        let incoming = Incoming { message, id, transport_key, at, sent };
         self.context.hand_over(incoming, ticket);
     }
 }

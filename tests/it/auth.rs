@@ -3,9 +3,10 @@
 //! Invariant: each way is shown to work and to fail; a refused connection never shows a secret.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use async_nats::jetstream::stream;
-use oncue::bus::nats::connect;
+use oncue::bus::nats::{NatsBus, Reader, connect};
 use oncue::bus::{BusConfig, Secret, Tls};
 use oncue::dev::servers::{NatsConfig, Overrides, PrivateNats, find_nats_server};
 
@@ -25,6 +26,27 @@ async fn works(config: &BusConfig) {
     let stream = stream::Config { name: "S".to_owned(), subjects: vec!["s".to_owned()], ..stream::Config::default() };
     bus.jetstream.get_or_create_stream(stream).await.expect("a stream");
     bus.jetstream.publish("s", "x".into()).await.expect("sent").await.expect("stored");
+    // What triggers read comes another way, which is let in the same way.
+    let mut reader = Reader::open(&bus, "test").await.expect("a reader is let in");
+    reader.subscribe("s", Some("queue"));
+    let publishing = async {
+        loop {
+            bus.jetstream.publish("s", "y".into()).await.expect("sent").await.expect("stored");
+        }
+    };
+    tokio::select! {
+        message = reader.next() => assert_eq!(message.expect("it reads").expect("a message").payload, "y"),
+        () = publishing => {}
+    }
+    reader.finish();
+    while reader.next().await.expect("it ends in order").is_some() {}
+}
+
+/// What a reader says that would log in by `wrong` to the server of `right`.
+async fn reader_refused(right: &BusConfig, wrong: BusConfig) -> String {
+    let bus = connect("events", right).await.expect("the server lets us in");
+    let bus = NatsBus { config: Arc::new(wrong), ..bus };
+    Reader::open(&bus, "test").await.expect_err("the server must refuse this").to_string()
 }
 
 async fn refused(config: &BusConfig) -> String {
@@ -39,6 +61,8 @@ async fn a_token_lets_in_and_a_wrong_one_does_not() {
     works(&with("open-sesame")).await;
     let error = refused(&with("wrong-word")).await;
     assert!(error.contains("events") && !error.contains("wrong-word"), "{error}");
+    let error = reader_refused(&with("open-sesame"), with("wrong-word")).await;
+    assert!(error.contains("Authorization Violation") && !error.contains("wrong-word"), "{error}");
     refused(&BusConfig::nats(nats.url())).await;
 }
 
@@ -54,6 +78,8 @@ async fn a_user_and_a_password_let_in() {
     works(&with("hunter2")).await;
     let error = refused(&with("hunter3")).await;
     assert!(!error.contains("hunter3"), "{error}");
+    let error = reader_refused(&with("hunter2"), with("hunter3")).await;
+    assert!(error.contains("Authorization Violation") && !error.contains("hunter3"), "{error}");
 }
 
 #[tokio::test]
@@ -64,6 +90,8 @@ async fn a_credentials_file_lets_in_and_a_missing_one_is_named() {
     let with = |file: &str| BusConfig { credentials: Some(data(file)), ..BusConfig::nats(nats.url()) };
     works(&with("user.creds")).await;
     let error = refused(&with("nobody.creds")).await;
+    assert!(error.contains("nobody.creds"), "{error}");
+    let error = reader_refused(&with("user.creds"), with("nobody.creds")).await;
     assert!(error.contains("nobody.creds"), "{error}");
     refused(&BusConfig::nats(nats.url())).await;
 }
@@ -85,6 +113,11 @@ async fn tls_is_verified_on_both_sides() {
     works(&BusConfig { tls: tls.clone(), ..BusConfig::nats(&url) }).await;
     let anonymous = Tls { cert: None, key: None, ..tls.clone() };
     refused(&BusConfig { tls: anonymous, ..BusConfig::nats(&url) }).await;
-    let distrusting = Tls { ca: None, ..tls };
-    refused(&BusConfig { tls: distrusting, ..BusConfig::nats(&url) }).await;
+    let right = BusConfig { tls: tls.clone(), ..BusConfig::nats(&url) };
+    let anonymous = Tls { cert: None, key: None, ..tls.clone() };
+    reader_refused(&right, BusConfig { tls: anonymous, ..BusConfig::nats(&url) }).await;
+    let distrusting = BusConfig { tls: Tls { ca: None, ..tls }, ..BusConfig::nats(&url) };
+    refused(&distrusting).await;
+    let error = reader_refused(&right, distrusting).await;
+    assert!(error.contains("certificate"), "{error}");
 }

@@ -71,4 +71,5 @@ mod wall_health;
 mod wall_reload;
 mod wall_terminal;
 mod wall_unmatched;
+mod wall_poison;
 mod wall_subjects;

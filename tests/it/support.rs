@@ -11,6 +11,7 @@ pub mod kafka;
 pub mod node;
 pub mod partitions;
 pub mod process;
+pub mod raw;
 pub mod records;
 pub mod seeded;
 pub mod settlements;

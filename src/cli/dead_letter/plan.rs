@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::delivery::{DeliveryId, FORGED};
 use crate::event::codec::kafka::{self, Kept};
-use crate::event::codec::{self, DecodeError, Defaults, Limits, Message};
+use crate::event::codec::{self, DecodeError, Defaults, Limits, Message, Pairs, nats};
 use crate::event::{Event, ROLE, SIGNATURE};
 use crate::rules::{CompiledRule, Rule, RuleSet};
 use crate::store::control::{ControlPlane, TriggerRow};
@@ -109,8 +109,10 @@ impl Planner {
     }
 
     fn message(&self, letter: &DeadLetter) -> Result<Event, String> {
-        let headers: Vec<(String, String)> =
-            serde_json::from_slice(&letter.headers).map_err(|e| format!("its headers cannot be read: {e}"))?;
+        let headers = match nats::Kept::from_json(&letter.headers) {
+            Some(kept) => self.kept_headers(&kept)?,
+            None => serde_json::from_slice(&letter.headers).map_err(|e| format!("its headers cannot be read: {e}"))?,
+        };
         let ty = self.type_of(letter, &headers);
         let plain = !codec::is_binary(&headers) && !codec::is_structured(&headers);
         if plain && ty.is_none() {
@@ -126,6 +128,14 @@ impl Planner {
             event.remove_extension(SIGNATURE);
         }
         Ok(event)
+    }
+
+    /// The headers of a message that was kept byte for byte: its subject may be no text, but then its type can be named.
+    fn kept_headers(&self, kept: &nats::Kept) -> Result<Pairs, String> {
+        let block = nats::parse(&kept.block(), &self.options.limits);
+        let mut headers = block.map_err(|error| format!("it still cannot be decoded: {error}"))?.headers;
+        headers.extend(String::from_utf8(kept.subject()).map(|subject| (SUBJECT_HEADER.to_owned(), subject)));
+        Ok(headers)
     }
 
     fn record(&self, letter: &DeadLetter, kept: &Kept) -> Result<Event, String> {

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use crate::cli::Context;
 use crate::cli::output::{bytes, dash, fields, micros, moment, printable};
 use crate::event::codec::kafka::Kept;
+use crate::event::codec::nats;
 use crate::function::hex;
 use crate::printable::is_hidden;
 use crate::store::Store;
@@ -73,7 +74,10 @@ fn shown(letter: &DeadLetter) -> Shown<'_> {
         attempts: &letter.attempts,
         headers: match Kept::from_json(&letter.headers) {
             Some(kept) => kept.shown(),
-            None => serde_json::from_slice(&letter.headers).unwrap_or_default(),
+            None => match nats::Kept::from_json(&letter.headers) {
+                Some(kept) => kept.shown(),
+                None => serde_json::from_slice(&letter.headers).unwrap_or_default(),
+            },
         },
         payload: payload.map_or_else(|_| hex(&letter.raw), str::to_owned),
         payload_is_text: payload.is_ok(),

@@ -1,18 +1,26 @@
-//! A JetStream stream from a time on: an ordered consumer that lives in the server's memory and goes by itself.
+//! A JetStream stream from a time on: a consumer that lives in the server's memory and goes by itself.
 //!
 //! Invariant: nothing is acknowledged. The end is the stream's last sequence when it was opened, whatever comes meanwhile.
+//! It is read as a trigger reads it: no bytes of a message end it.
 
-use async_nats::jetstream::consumer::DeliverPolicy;
-use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::pull::Config;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{Info, Stream};
-use futures::StreamExt as _;
+use serde_json::json;
 use time::format_description::well_known::Rfc3339;
 
-use crate::bus::nats::NatsBus;
-use crate::triggers::{decode, headers};
+use crate::bus::nats::{NatsBus, Reader};
+use crate::triggers::message::{decode, is_delivery, place};
 
 use super::{History, HistoryError, Message, SILENCE, Source, Wanted};
+
+/// How long the server keeps the consumer when nobody reads.
+const KEPT: Duration = Duration::from_secs(60);
+/// Messages that are asked for at once.
+const BATCH: u64 = 500;
 
 /// A stream that is being read.
 pub(super) struct StreamHistory {
@@ -22,8 +30,37 @@ pub(super) struct StreamHistory {
     identity: String,
     wanted: Wanted,
     /// None when there is nothing more.
-    messages: Option<Ordered>,
+    messages: Option<Messages>,
     last: u64,
+}
+
+/// A connection and what is asked of the consumer.
+struct Messages {
+    reader: Reader,
+    next: String,
+    inbox: String,
+    /// Asked for and not there yet.
+    asked: u64,
+}
+
+impl Messages {
+    /// The next delivery; none when the connection ends.
+    async fn next(&mut self) -> Result<Option<crate::bus::nats::Message>, String> {
+        loop {
+            if self.asked == 0 {
+                let request = json!({ "batch": BATCH, "expires": KEPT.as_secs() * 1_000_000_000 });
+                self.reader.request(&self.next, &self.inbox, &request.to_string());
+                self.asked = BATCH;
+            }
+            let Some(message) = self.reader.next().await.map_err(|error| error.to_string())? else { return Ok(None) };
+            if is_delivery(&message) {
+                self.asked -= 1;
+                return Ok(Some(message));
+            }
+            // The server ended the request.
+            self.asked = 0;
+        }
+    }
 }
 
 impl std::fmt::Debug for StreamHistory {
@@ -62,7 +99,7 @@ pub(super) async fn open(
     let (expected, messages) = if info.state.messages == 0 {
         (0, None)
     } else {
-        consume(&stream, subjects, &wanted).await.map_err(|error| failed("read", error))?
+        consume(bus, &stream, subjects, &wanted).await.map_err(|error| failed("read", error))?
     };
     let (bus, stream) = (bus_name.to_owned(), name.to_owned());
     let history = StreamHistory { bus, stream, identity, wanted, messages, last };
@@ -83,41 +120,54 @@ fn gap(info: &Info, wanted: &Wanted) -> Option<String> {
     })
 }
 
-async fn consume(stream: &Stream, subjects: &[String], wanted: &Wanted) -> Result<(u64, Option<Ordered>), String> {
+async fn consume(
+    bus: &NatsBus,
+    stream: &Stream,
+    subjects: &[String],
+    wanted: &Wanted,
+) -> Result<(u64, Option<Messages>), String> {
     let (filter_subject, filter_subjects) = match subjects {
         [one] => (one.clone(), Vec::new()),
         many => (String::new(), many.to_vec()),
     };
-    let config = OrderedConfig {
+    let config = Config {
         description: Some("oncue backtest".to_owned()),
         deliver_policy: DeliverPolicy::ByStartTime { start_time: wanted.since },
+        ack_policy: AckPolicy::None,
+        inactive_threshold: KEPT,
+        memory_storage: true,
+        num_replicas: 1,
         filter_subject,
         filter_subjects,
-        ..OrderedConfig::default()
+        ..Config::default()
     };
     let consumer = stream.create_consumer(config).await.map_err(|error| error.to_string())?;
-    let expected = consumer.cached_info().num_pending;
-    if expected == 0 {
+    let info = consumer.cached_info();
+    if info.num_pending == 0 {
         return Ok((0, None));
     }
-    let messages = consumer.messages().await.map_err(|error| error.to_string())?;
-    Ok((expected, Some(messages)))
+    let mut reader = Reader::open(bus, "backtest").await.map_err(|error| error.to_string())?;
+    let inbox = bus.client.new_inbox();
+    reader.subscribe(&inbox, None);
+    let next = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", info.stream_name, info.name);
+    Ok((info.num_pending, Some(Messages { reader, next, inbox, asked: 0 })))
 }
 
 impl StreamHistory {
     pub(super) async fn next(&mut self) -> Result<Option<Message>, HistoryError> {
         let Some(messages) = &mut self.messages else { return Ok(None) };
         let message = match tokio::time::timeout(SILENCE, messages.next()).await {
-            Ok(Some(Ok(message))) => message,
-            Ok(Some(Err(error))) => return Err(self.failed(error.to_string())),
-            Ok(None) => return Ok(None),
+            Ok(Ok(Some(message))) => message,
+            Ok(Ok(None)) => return Ok(None),
+            Ok(Err(error)) => return Err(self.failed(error)),
             Err(_) => {
                 let place = format!("the stream {}", self.stream);
                 return Err(HistoryError::Silent { bus: self.bus.clone(), place });
             }
         };
-        let info = message.info().map_err(|error| self.failed(error.to_string()))?;
-        let (sequence, at, pending) = (info.stream_sequence, info.published, info.pending);
+        let reply = std::str::from_utf8(&message.reply).unwrap_or_default();
+        let place = place(reply).ok_or_else(|| self.failed("the server names no place of a message".to_owned()))?;
+        let (sequence, at, pending) = (place.sequence, place.published, place.pending);
         if sequence >= self.last || pending == 0 {
             self.messages = None;
         }
@@ -126,9 +176,7 @@ impl StreamHistory {
             return Ok(None);
         }
         let id = format!("{}/{}/{sequence}", self.stream, self.identity);
-        let (message, _) = message.split();
-        let headers = headers(message.headers.as_ref());
-        let event = decode(&message, &headers, (&self.wanted.trigger, &id, at), &self.wanted.limits);
+        let event = decode(&message, (&self.wanted.trigger, &id, at), &self.wanted.limits);
         Ok(Some(Message { at, event }))
     }
 

@@ -177,6 +177,13 @@ impl World {
         sent.expect("it is sent").await.expect("it is stored");
     }
 
+    /// Publishes by core NATS, and waits until the server has read it.
+    pub async fn publish_core(&self, subject: &str, payload: &str) {
+        let sent = self.nats.publish(subject.to_owned(), payload.to_owned().into()).await;
+        sent.expect("it is sent");
+        self.nats.flush().await.expect("nats-server answers");
+    }
+
     /// Publishes many messages, and waits until all are stored.
     pub async fn publish_all(&self, subject: &str, payloads: impl IntoIterator<Item = String>) {
         let plain = |payload: String| (async_nats::HeaderMap::new(), payload);
