@@ -88,7 +88,8 @@ impl Reader {
         let name = format!("oncue {} {purpose}", bus.name);
         let mut last = DialError::Silent;
         for server in servers(bus) {
-            match dial(&server, &name, &bus.config).await {
+            // In a box that is gone when it is connected: a handshake takes more than all that comes after it.
+            match Box::pin(dial(&server, &name, &bus.config)).await {
                 Ok(dialled) => return Ok(Self::new(dialled)),
                 Err(error) => last = error,
             }
