@@ -120,7 +120,8 @@ impl Failure {
 /// Runs the trigger of `spec` until `context.stop`, or until a gap.
 pub async fn run(spec: TriggerSpec, source: Source, context: Context) {
     match (spec, source.bus.clone()) {
-        (TriggerSpec::JetStream(spec), Connection::Nats(bus)) => jetstream::run(spec, bus, context).await,
+        // In a box: what it needs to bind a consumer would make the futures of all kinds as large.
+        (TriggerSpec::JetStream(spec), Connection::Nats(bus)) => Box::pin(jetstream::run(spec, bus, context)).await,
         (TriggerSpec::Nats(spec), Connection::Nats(bus)) => nats::run(spec, bus, context).await,
         (TriggerSpec::Kafka(spec), Connection::Kafka(bus)) => kafka::run(spec, bus, context).await,
         (TriggerSpec::Postgres(spec), Connection::Postgres(bus)) => postgres::run(spec, bus, context).await,
