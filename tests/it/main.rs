@@ -58,6 +58,7 @@ mod ordering;
 mod outages;
 mod record;
 mod settle;
+mod supply_chain;
 mod tidy;
 mod unmatched;
 mod wall_sql;
