@@ -8,6 +8,7 @@ pub mod kafka;
 pub mod nats;
 pub mod postgres;
 pub mod send;
+pub mod shown;
 
 use std::path::PathBuf;
 
@@ -95,7 +96,7 @@ pub struct Tls {
 }
 
 /// One `[bus.NAME]` of the node's configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BusConfig {
     /// What it is.
@@ -130,6 +131,15 @@ pub struct BusConfig {
     /// Of a Kafka bus: properties of librdkafka.
     #[serde(default)]
     pub options: Options,
+}
+
+impl std::fmt::Debug for BusConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { kind, url, mechanism, publish, .. } = self;
+        let mut shown = f.debug_struct("BusConfig");
+        shown.field("kind", kind).field("url", &shown::shown(url)).field("mechanism", mechanism);
+        shown.field("publish", publish).finish_non_exhaustive()
+    }
 }
 
 impl BusConfig {

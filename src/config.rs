@@ -16,6 +16,7 @@ mod export;
 mod forms;
 mod functions;
 mod manifest;
+mod mask;
 mod node;
 mod plan;
 mod reader;
@@ -47,9 +48,11 @@ pub const MANIFEST: &str = "oncue.toml";
 pub const DEV_ENVIRONMENT: &str = ".oncue/env";
 
 const SECTIONS: &[&str] = &["node", "bus", "trigger", "function", "rule"];
+/// Sections whose values errors may show: they become rows that everybody reads who reads the tables.
+const PUBLIC: &[&str] = &["trigger", "function", "rule"];
 
 /// Everything that one file and the environment say.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Config {
     /// The manifest's file; none if there is none.
     pub path: Option<PathBuf>,
@@ -61,6 +64,16 @@ pub struct Config {
     pub buses: BTreeMap<String, BusConfig>,
     /// What the tables shall hold.
     pub manifest: Manifest,
+}
+
+impl std::fmt::Debug for Config {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { path, node, buses, manifest, .. } = self;
+        // Without the text, which may hold passwords.
+        let mut shown = f.debug_struct("Config");
+        shown.field("path", path).field("node", node).field("buses", buses);
+        shown.field("manifest", manifest).finish_non_exhaustive()
+    }
 }
 
 impl Config {
@@ -107,6 +120,7 @@ impl Config {
     pub fn parse(path: &Path, text: &str, environment: &Environment) -> Result<Self, ConfigErrors> {
         let mut errors = ConfigErrors::default();
         let mut root = Node::parse(&path.display().to_string(), text)?;
+        root.make_private_but(PUBLIC);
         root.substitute_below(&["node", "bus"], environment, &mut errors);
         // What has no value would only give more errors.
         let mut errors = errors.or(ConfigErrors::default())?;

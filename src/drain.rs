@@ -4,7 +4,6 @@
 //! trips [`Drain::failed`]. Tasks are told to end, never aborted: what a task does when told is its own business.
 
 use std::{
-    any::Any,
     collections::BTreeMap,
     fmt, io,
     panic::AssertUnwindSafe,
@@ -114,7 +113,7 @@ impl Drain {
             let _entry = entry;
             // The future is dropped right after a panic, so nobody sees what it left half done in itself.
             if let Err(panic) = AssertUnwindSafe(future).catch_unwind().await {
-                tracing::error!(task = %name, error = panic_text(&*panic), "task panicked");
+                tracing::error!(task = %name, error = crate::telemetry::panic_text(&*panic), "task panicked");
                 failure.name.get_or_init(|| name);
                 failure.seen.cancel();
             }
@@ -234,11 +233,6 @@ impl fmt::Debug for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Entry").field("name", &self.name).finish_non_exhaustive()
     }
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text")
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ pub mod event;
 pub mod lsn;
 pub mod printable;
 pub mod retry;
+pub mod sqlstate;
 pub mod telemetry;
 pub mod watermark;
 

@@ -100,7 +100,7 @@ impl Output {
     ) -> Result<Self, DecodeError> {
         // Whoever wrote the rule, the row or the type: an event must not reach a server's own subjects.
         subject::check(&target.1)
-            .map_err(|problem| DecodeError::Unpublishable { subject: subject::shown(&target.1), problem })?;
+            .map_err(|problem| DecodeError::Unpublishable { problem })?;
         let message_id = delivery.output_id(index);
         if event.id.is_empty() {
             event.id.clone_from(&message_id);

@@ -6,7 +6,6 @@
 //! in `rules`.
 
 use std::borrow::Cow;
-use std::str::FromStr;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -16,6 +15,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::types::Uuid;
 use sqlx::{ConnectOptions as _, Connection as _};
 
+mod address;
 pub mod apply;
 pub mod checks;
 pub mod cluster;
@@ -37,6 +37,9 @@ pub mod rules;
 pub mod settle;
 pub mod triggers;
 pub mod usage;
+pub mod words;
+
+pub use address::{ADDRESS_FORM, check_address};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
@@ -44,13 +47,13 @@ static MIGRATIONS: Migrator = sqlx::migrate!();
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The address could not be parsed.
-    #[error("the database address is not valid: {0}; it looks like postgres://user:password@host:5432/database")]
-    Address(#[source] sqlx::Error),
+    #[error("the database address is not valid: {0}; {ADDRESS_FORM}")]
+    Address(String),
     /// The server could not be reached or dropped the connection; the same call may go through later.
-    #[error("postgres is not reachable: {0}")]
+    #[error("postgres is not reachable: {}", words::of(.0))]
     Unreachable(#[source] sqlx::Error),
     /// The connection was lost while a function's statements ran, perhaps because of them.
-    #[error("the connection to postgres was lost while a function's statements ran: {0}")]
+    #[error("the connection to postgres was lost while a function's statements ran: {}", words::of(.0))]
     Interrupted(#[source] sqlx::Error),
     /// Other nodes settled the same deliveries again and again.
     #[error("other nodes settled the same deliveries meanwhile")]
@@ -59,7 +62,7 @@ pub enum StoreError {
     #[error("{0}; run `oncue migrate`")]
     Schema(String),
     /// The server refused the statement.
-    #[error("postgres refused the statement: {0}")]
+    #[error("postgres refused the statement: {}", words::of(.0))]
     Refused(#[source] sqlx::Error),
     /// A migration could not be applied.
     #[error("the migrations could not be applied: {0}")]
@@ -87,7 +90,7 @@ impl From<sqlx::Error> for StoreError {
         match &error {
             sqlx::Error::Database(db) => match db.code().as_deref() {
                 Some("42P01" | "3F000" | "42703" | "42883") => {
-                    Self::Schema(format!("the tables are not up to date: {db}"))
+                    Self::Schema(format!("the tables are not up to date: {}", db.message()))
                 }
                 // Connection exceptions, resource shortage, operator intervention: the server's state, not the statement.
                 Some(code) if matches!(code.get(..2), Some("08" | "53" | "57" | "58")) => Self::Unreachable(error),
@@ -142,7 +145,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const IDLE_TRUSTED: Duration = Duration::from_secs(30);
 
 /// How to reach the database.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Config {
     /// `postgres://…`, with `sslmode=verify-full` where the network is not trusted.
     pub url: String,
@@ -150,6 +153,13 @@ pub struct Config {
     pub connections: u32,
     /// How long a statement may take before the server cancels it.
     pub statement_timeout: Duration,
+}
+
+impl std::fmt::Debug for Config {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The address may hold a password.
+        f.debug_struct("Config").field("connections", &self.connections).finish_non_exhaustive()
+    }
 }
 
 impl Config {
@@ -161,12 +171,19 @@ impl Config {
 }
 
 /// A pool of connections to the database of the control plane. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Store {
     pool: PgPool,
     options: PgConnectOptions,
     /// This process among all that ever held a lease.
     process: Uuid,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The driver's options show the password.
+        f.debug_struct("Store").field("process", &self.process).finish_non_exhaustive()
+    }
 }
 
 impl Store {
@@ -175,15 +192,14 @@ impl Store {
     /// # Errors
     /// `StoreError::Address` when the address cannot be parsed.
     pub fn connect_lazy(config: &Config) -> Result<Self, StoreError> {
-        let options =
-            PgConnectOptions::from_str(&config.url).map_err(StoreError::Address)?.application_name("oncue").options([
-                ("statement_timeout", format!("{}ms", config.statement_timeout.as_millis())),
-                ("lock_timeout", "10s".to_owned()),
-                // Not the role's: `"$user"` is Oncue's own schema where the role has its name.
-                ("search_path", "public".to_owned()),
-                ("client_min_messages", "warning".to_owned()),
-                ("idle_in_transaction_session_timeout", "60s".to_owned()),
-            ]);
+        let options = address::options(&config.url)?.application_name("oncue").options([
+            ("statement_timeout", format!("{}ms", config.statement_timeout.as_millis())),
+            ("lock_timeout", "10s".to_owned()),
+            // Not the role's: `"$user"` is Oncue's own schema where the role has its name.
+            ("search_path", "public".to_owned()),
+            ("client_min_messages", "warning".to_owned()),
+            ("idle_in_transaction_session_timeout", "60s".to_owned()),
+        ]);
         let pool = PgPoolOptions::new()
             .max_connections(config.connections)
             .acquire_timeout(CONNECT_TIMEOUT)

@@ -7,6 +7,7 @@
 mod hot;
 mod logs;
 mod rules;
+mod panics;
 
 use std::{sync::OnceLock, time::Duration};
 
@@ -18,6 +19,7 @@ pub use metrics_exporter_prometheus::PrometheusHandle;
 
 pub use logs::{LogConfig, LogError, LogFormat, install_logs};
 pub use rules::{rules_loaded, rules_read, ruleset_notified};
+pub use panics::{install_panics, panic_text};
 
 /// How often histograms are condensed when nobody reads them.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);

@@ -75,7 +75,7 @@ impl Context {
     /// # Errors
     /// A broken manifest, or no address anywhere.
     pub fn database(&self) -> anyhow::Result<&str> {
-        self.config()?.node.database.as_deref().context(
+        self.config()?.node.database.as_ref().map(|url| url.0.as_str()).context(
             "no database is named: set DATABASE_URL, or `database` in [node] of oncue.toml, or run `oncue dev`, which brings its own",
         )
     }

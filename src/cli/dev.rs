@@ -113,7 +113,7 @@ fn wanted(context: &Context) -> anyhow::Result<Wanted> {
     let config: &Config = probe.config()?;
     let nowhere = |kind: BusKind| config.buses.values().any(|bus| bus.kind == kind && bus.url.contains(UNKNOWN));
     Ok(Wanted {
-        postgres: config.node.database.as_deref().is_none_or(|url| url.contains(UNKNOWN)) || nowhere(BusKind::Postgres),
+        postgres: config.node.database.as_ref().is_none_or(|url| url.0.contains(UNKNOWN)) || nowhere(BusKind::Postgres),
         nats: nowhere(BusKind::Nats),
         // Without a manifest nobody asks for one.
         kafka: config.path.is_some() && nowhere(BusKind::Kafka),

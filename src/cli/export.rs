@@ -38,6 +38,11 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     for reason in &exported.left_out {
         context.output.note(&format!("left out: {reason}"));
     }
+    for (key, variable) in &exported.replaced {
+        context
+            .output
+            .note(&format!("not written: {key}, which may hold a password; set {variable} where the manifest is used"));
+    }
     if let Some(directory) = &args.components {
         for (path, digest) in &exported.components {
             let note = write_component(&store, directory, path, digest).await?;

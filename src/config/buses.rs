@@ -1,11 +1,12 @@
 //! `[bus.NAME]`: connections. They stay in the configuration of the node and are never written to a table.
 //!
-//! Invariant: a bus that was read has an address and at most one way to prove who it is, and no key of another kind.
+//! Invariant: a bus that was read has an address and at most one way to prove who it is, and no key of another kind. No
+//! error shows a value.
 
 use std::path::PathBuf;
 
 use crate::bus::kafka::{self, Mechanism, Mistake, Options};
-use crate::bus::{BusConfig, BusKind, Publishing, Secret, Tls, postgres};
+use crate::bus::{BusConfig, BusKind, Publishing, Secret, Tls, nats, postgres};
 
 use super::error::ConfigError;
 use super::reader::{Field, Node, Section, Value, join, wrong_type};
@@ -78,7 +79,9 @@ pub(super) fn read(name: &str, node: &Node, path: &str) -> Result<BusConfig, Con
     };
     check(&section, &bus)?;
     match kind {
-        BusKind::Nats => {}
+        BusKind::Nats => {
+            nats::check_address(&bus.url).map_err(|message| section.error("url", message, String::new()))?;
+        }
         BusKind::Kafka => kafka::check(&bus).map_err(|mistake| kafka_error(&section, mistake))?,
         BusKind::Postgres => {
             postgres::check_address(&bus).map_err(|message| section.error("url", message, String::new()))?;
@@ -92,7 +95,7 @@ fn kind(field: &Field<'_>) -> Result<BusKind, ConfigError> {
         "nats" => Ok(BusKind::Nats),
         "kafka" => Ok(BusKind::Kafka),
         "postgres" => Ok(BusKind::Postgres),
-        other => Err(field.error(format!("{other:?} is no kind of bus"), "it is \"nats\", \"kafka\" or \"postgres\"")),
+        _ => Err(field.error("this is no kind of bus", "it is \"nats\", \"kafka\" or \"postgres\"")),
     }
 }
 
@@ -100,7 +103,7 @@ fn mechanism(field: &Field<'_>) -> Result<Mechanism, ConfigError> {
     let text = field.text()?;
     Mechanism::ALL.into_iter().find(|m| m.name() == text).ok_or_else(|| {
         let fix = format!("it is one of {}", Mechanism::ALL.map(Mechanism::name).join(", "));
-        field.error(format!("{text:?} is no way to log in"), fix)
+        field.error("this is no way to log in", fix)
     })
 }
 
@@ -146,7 +149,7 @@ fn publishing(field: &Field<'_>) -> Result<Publishing, ConfigError> {
     match field.text()? {
         "durable" => Ok(Publishing::Durable),
         "core" => Ok(Publishing::Core),
-        other => Err(field.error(format!("{other:?} is no way to publish"), "it is \"durable\" or \"core\"")),
+        _ => Err(field.error("this is no way to publish", "it is \"durable\" or \"core\"")),
     }
 }
 

@@ -1,8 +1,8 @@
 //! Writes the tables as a manifest.
 //!
 //! Invariant: reading what was written gives the same triggers, function specifications and rules. Connections are not
-//! in the tables: the sections of the manifest at hand are kept word for word, and a bus that is only named gets one
-//! whose address comes from the environment.
+//! in the tables: the sections of the manifest at hand are kept, but for their secrets, in whose places variables stand, and
+//! a bus that is only named gets one whose address comes from the environment.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -16,6 +16,7 @@ use crate::triggers::spec::TriggerSpec;
 
 use super::Config;
 use super::forms::{Form, function_form, rule_form, trigger_form};
+use super::mask::{Masked, mask};
 use super::reader::Node;
 
 /// What was written.
@@ -27,13 +28,16 @@ pub struct Exported {
     pub components: BTreeMap<String, Vec<u8>>,
     /// Rows that the manifest cannot hold, with the reason.
     pub left_out: Vec<String>,
+    /// Secrets of the manifest at hand that were not written: the key and the variable that stands there.
+    pub replaced: Vec<(String, String)>,
 }
 
 /// Writes `tables`; `config` is the manifest at hand.
 #[must_use]
 pub fn export(tables: &ControlPlane, config: &Config) -> Exported {
-    let mut exported = Exported { text: String::new(), components: BTreeMap::new(), left_out: Vec::new() };
-    exported.text.push_str(&connections(tables, config));
+    let Masked { text: source, replaced } = mask(&config.source);
+    let text = connections(tables, &source);
+    let mut exported = Exported { text, components: BTreeMap::new(), left_out: Vec::new(), replaced };
     for row in &tables.triggers {
         match TriggerSpec::parse(&row.kind, &row.spec) {
             Ok(spec) => {
@@ -55,8 +59,8 @@ pub fn export(tables: &ControlPlane, config: &Config) -> Exported {
     exported
 }
 
-fn connections(tables: &ControlPlane, config: &Config) -> String {
-    let mut text = connection_sections(&config.source);
+fn connections(tables: &ControlPlane, source: &str) -> String {
+    let mut text = connection_sections(source);
     let kept = Node::parse("", &text).ok();
     let kept = kept.as_ref().and_then(|root| root.get("bus"));
     for bus in named_buses(tables).into_iter().filter(|bus| kept.is_none_or(|b| b.get(bus).is_none())) {

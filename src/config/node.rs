@@ -1,13 +1,16 @@
 //! `[node]`: where the database is and how much one node takes on.
 //!
 //! Invariant: every value is inside its bounds, and what is not written has the default that `docs/manifest.md` names.
+//! No error shows a value.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::bus::Secret;
 use crate::event::codec;
 use crate::pattern::MAX_DEPTH;
+use crate::store;
 use crate::telemetry::LogFormat;
 
 use super::environment::Environment;
@@ -42,10 +45,10 @@ pub struct NodeSettings {
     /// Unique among the nodes, and the same after a restart.
     pub name: String,
     /// Address of the database; none if nothing names one.
-    pub database: Option<String>,
+    pub database: Option<Secret>,
     /// Address of the same database for statements of functions, where that is another one; its user and password are not
     /// used.
-    pub guest_database: Option<String>,
+    pub guest_database: Option<Secret>,
     /// Connections to the database.
     pub connections: u32,
     /// Where health and metrics are served; none for nowhere.
@@ -83,7 +86,7 @@ impl NodeSettings {
         let database = environment.get("ONCUE_DATABASE_URL").or_else(|| environment.get("DATABASE_URL"));
         let settings = Self {
             name: String::new(),
-            database: database.map(str::to_owned),
+            database: database.map(|url| Secret(url.to_owned())),
             guest_database: None,
             connections: 12,
             health: Some(SocketAddr::from(([127, 0, 0, 1], 9_321))),
@@ -191,16 +194,13 @@ impl NodeSettings {
 fn size(section: &Section<'_>, key: &str, default: usize, most: u64) -> Result<usize, ConfigError> {
     let Some(field) = section.get(key) else { return Ok(default) };
     let bytes = field.size(1_024..=most)?;
-    usize::try_from(bytes).map_err(|_| field.error(format!("{bytes} bytes are too many for this machine"), ""))
+    usize::try_from(bytes).map_err(|_| field.error("this is too large for this machine", ""))
 }
 
-fn database(field: &Field<'_>) -> Result<String, ConfigError> {
+fn database(field: &Field<'_>) -> Result<Secret, ConfigError> {
     let url = field.word()?;
-    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-        return Ok(url.to_owned());
-    }
-    // The value may hold a password.
-    Err(field.error("this is no address of a Postgres", "it looks like postgres://user:password@host:5432/database"))
+    store::check_address(url).map_err(|reason| field.error(reason, store::ADDRESS_FORM))?;
+    Ok(Secret(url.to_owned()))
 }
 
 fn health(field: &Field<'_>) -> Result<Option<SocketAddr>, ConfigError> {
@@ -208,7 +208,7 @@ fn health(field: &Field<'_>) -> Result<Option<SocketAddr>, ConfigError> {
         "off" => Ok(None),
         text => {
             let fix = "it looks like \"127.0.0.1:9321\"; \"off\" for none";
-            text.parse().map(Some).map_err(|_| field.error(format!("{text:?} is no address with a port"), fix))
+            text.parse().map(Some).map_err(|_| field.error("this is no address with a port", fix))
         }
     }
 }
@@ -217,6 +217,6 @@ fn log_format(field: &Field<'_>) -> Result<LogFormat, ConfigError> {
     match field.text()? {
         "text" => Ok(LogFormat::Text),
         "json" => Ok(LogFormat::Json),
-        other => Err(field.error(format!("{other:?} is no format of logs"), "it is \"text\" or \"json\"")),
+        _ => Err(field.error("this is no format of logs", "it is \"text\" or \"json\"")),
     }
 }

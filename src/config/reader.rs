@@ -1,7 +1,8 @@
 //! A TOML or JSON document as a tree whose every value knows its place, and sections with known keys.
 //!
 //! Invariant: a `Section` holds only keys that its reader knows; an unknown one was refused with the nearest known
-//! key. This file knows no section by name.
+//! key. An error never shows the value of an unknown key, and of a private node only its type: the value may be a
+//! password. This file knows no section by name.
 
 use std::sync::Arc;
 
@@ -14,14 +15,16 @@ use super::environment::{Environment, SubstitutionError};
 use super::error::{ConfigError, ConfigErrors, Place};
 
 /// A value and where it is.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Node {
     pub place: Option<Place>,
     pub value: Value,
+    /// Whether no error may show the value, or that of anything below it.
+    pub is_private: bool,
 }
 
-/// What a document holds.
-#[derive(Clone, Debug)]
+/// What a document holds. Without `Debug`: it may hold passwords.
+#[derive(Clone)]
 pub(super) enum Value {
     Text(String),
     /// As it was written, in base ten.
@@ -34,7 +37,7 @@ pub(super) enum Value {
 }
 
 /// One key of a table.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Entry {
     pub key: String,
     pub place: Option<Place>,
@@ -51,7 +54,7 @@ impl Node {
             message: format!("this is not TOML: {}", error.message()),
             fix: String::new(),
         })?;
-        Ok(Self { place: None, value: lines.table(table.get_ref())? })
+        Ok(Self { place: None, value: lines.table(table.get_ref())?, is_private: false })
     }
 
     /// Reads JSON; its values have no place.
@@ -76,7 +79,28 @@ impl Node {
             Json::Array(items) => Value::List(items.into_iter().map(Self::from_json).collect()),
             Json::Object(members) => Value::Table(members.into_iter().map(entry).collect()),
         };
-        Self { place: None, value }
+        Self { place: None, value, is_private: false }
+    }
+
+    /// Makes private what is not below one of `keys`, and whatever stands there that is no table: a secret may be under
+    /// a key that was mistyped.
+    pub fn make_private_but(&mut self, keys: &[&str]) {
+        let Value::Table(entries) = &mut self.value else { return };
+        for Entry { key, node, .. } in entries {
+            let is_public = keys.contains(&key.as_str()) && matches!(node.value, Value::Table(_) | Value::List(_));
+            if !is_public {
+                node.make_private();
+            }
+        }
+    }
+
+    fn make_private(&mut self) {
+        self.is_private = true;
+        match &mut self.value {
+            Value::List(items) => items.iter_mut().for_each(Self::make_private),
+            Value::Table(entries) => entries.iter_mut().for_each(|entry| entry.node.make_private()),
+            _ => {}
+        }
     }
 
     /// The value of `key` in a table.
@@ -111,9 +135,13 @@ impl Node {
         }
     }
 
-    /// The value as an error shows it.
+    /// The value as an error shows it; of a private one only its type.
     pub fn shown(&self) -> String {
         match &self.value {
+            Value::Text(_) if self.is_private => "a string".to_owned(),
+            Value::Number(_) if self.is_private => "a number".to_owned(),
+            Value::Moment(_) if self.is_private => "a time".to_owned(),
+            Value::Flag(_) if self.is_private => "a boolean".to_owned(),
             Value::List(items) if items.is_empty() => "an empty list".to_owned(),
             Value::List(_) => "a list".to_owned(),
             Value::Table(_) => "a table".to_owned(),
@@ -126,14 +154,24 @@ impl Node {
     }
 }
 
+/// Names what looks like a variable's name. Anything else may be the secret itself, written where its name belongs.
 fn unsubstituted(path: &str, place: Option<Place>, error: SubstitutionError) -> ConfigError {
+    let is_usual = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
     let (message, fix) = match error {
-        SubstitutionError::Unset(name) => (
-            format!("the environment variable {name} is not set"),
-            format!("set it, or give a default: ${{{name}:-…}}"),
+        SubstitutionError::Unset(name)
+            if name.chars().all(is_usual) && !name.starts_with(|c: char| c.is_ascii_digit()) =>
+        {
+            (
+                format!("the environment variable {name} is not set"),
+                format!("set it, or give a default: ${{{name}:-…}}"),
+            )
+        }
+        SubstitutionError::Unset(_) => (
+            "the environment variable that it names is not set".to_owned(),
+            "set it, or give a default: ${NAME:-…}".to_owned(),
         ),
-        SubstitutionError::Malformed(text) => (
-            format!("{text:?} is no variable"),
+        SubstitutionError::Malformed => (
+            "it holds a `${` that begins no variable".to_owned(),
             "write ${NAME} or ${NAME:-default}; $${ stands for a plain ${".to_owned(),
         ),
     };
@@ -180,7 +218,7 @@ impl Lines<'_> {
             DeValue::String(s) => Value::Text(s.to_string()),
             DeValue::Integer(i) => match i128::from_str_radix(i.as_str(), i.radix()) {
                 Ok(number) => Value::Number(number.to_string()),
-                Err(_) => return Err(too_large(place, &i.to_string())),
+                Err(_) => return Err(too_large(place)),
             },
             DeValue::Float(f) => Value::Number(f.as_str().to_owned()),
             DeValue::Boolean(b) => Value::Flag(*b),
@@ -188,16 +226,17 @@ impl Lines<'_> {
             DeValue::Array(items) => Value::List(items.iter().map(|i| self.node(i)).collect::<Result<_, _>>()?),
             DeValue::Table(table) => self.table(table)?,
         };
-        Ok(Node { place: Some(place), value })
+        Ok(Node { place: Some(place), value, is_private: false })
     }
 }
 
-fn too_large(place: Place, text: &str) -> ConfigError {
+/// Without the number: it may be a password that lacks its quotes.
+fn too_large(place: Place) -> ConfigError {
     ConfigError {
         place: Some(place),
         key: String::new(),
-        message: format!("the number {text} is too large"),
-        fix: "in a pattern, write the pattern as JSON text".to_owned(),
+        message: "the number is too large".to_owned(),
+        fix: "write it as text in quotes; in a pattern, write the pattern as JSON text".to_owned(),
     }
 }
 
@@ -269,13 +308,8 @@ fn unknown_key(entry: &Entry, path: &str, keys: &[&str]) -> ConfigError {
         Some(near) => format!("did you mean `{near}`? the keys here are {known}"),
         None => format!("the keys here are {known}"),
     };
-    let shown = entry.node.shown();
-    ConfigError {
-        place: entry.place.clone(),
-        key: join(path, &entry.key),
-        message: format!("unknown key, with the value {shown}"),
-        fix,
-    }
+    // Without the value: the key may be a mistyped `password`.
+    ConfigError { place: entry.place.clone(), key: join(path, &entry.key), message: "unknown key".to_owned(), fix }
 }
 
 /// The one of `known` that `word` is most like, if it is like one at all.

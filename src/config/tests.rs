@@ -16,7 +16,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ("x = ", "oncue.toml:1:5: this is not TOML: string values must be quoted, expected literal string"),
     (
         "[nod]\nhealth = \"off\"",
-        "oncue.toml:1:2: nod: unknown key, with the value a table; did you mean `node`? \
+        "oncue.toml:1:2: nod: unknown key; did you mean `node`? \
          the keys here are node, bus, trigger, function, rule",
     ),
     (
@@ -26,21 +26,24 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[node]\ndrain = \"1 parsec\"",
-        "oncue.toml:2:9: node.drain: expected a duration from 0s to 1h, such as \"5s\", got \"1 parsec\"",
+        "oncue.toml:2:9: node.drain: expected a duration from 0s to 1h, such as \"5s\", got a string",
     ),
-    ("[node]\nconcurrency = 0", "oncue.toml:2:15: node.concurrency: expected a whole number from 1 to 100000, got 0"),
+    (
+        "[node]\nconcurrency = 0",
+        "oncue.toml:2:15: node.concurrency: expected a whole number from 1 to 100000, got a number",
+    ),
     (
         "[node]\nbudget = { bytes = \"5 bananas\" }",
         "oncue.toml:2:20: node.budget.bytes: expected a size from 1.0 MiB to 1.0 TiB, such as \"32MiB\", \
-         got \"5 bananas\"",
+         got a string",
     ),
     (
         "[bus.app]\nkind = \"kafke\"\nurl = \"x\"",
-        "oncue.toml:2:8: bus.app.kind: \"kafke\" is no kind of bus; it is \"nats\", \"kafka\" or \"postgres\"",
+        "oncue.toml:2:8: bus.app.kind: this is no kind of bus; it is \"nats\", \"kafka\" or \"postgres\"",
     ),
     (
         "[bus.app]\nkind = \"kafka\"\nurl = \"kafka://x\"",
-        "oncue.toml:3:7: bus.app.url: \"kafka://x\" is no broker; \
+        "oncue.toml:3:7: bus.app.url: broker 1 of the url is no broker; \
          write host:port; TLS is `tls = { required = true }`",
     ),
     (
@@ -55,7 +58,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[bus.app]\nkind = \"kafka\"\nurl = \"x\"\nmechanism = \"PLAINTEXT\"",
-        "oncue.toml:4:13: bus.app.mechanism: \"PLAINTEXT\" is no way to log in; \
+        "oncue.toml:4:13: bus.app.mechanism: this is no way to log in; \
          it is one of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER",
     ),
     (
@@ -82,7 +85,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[bus.app]\nkind = \"postgres\"\nurl = \"postgres://me:hush@h/d?sslmode=strict\"",
-        "oncue.toml:3:7: bus.app.url: sslmode=strict is none of disable, prefer, require, verify-ca, verify-full",
+        "oncue.toml:3:7: bus.app.url: sslmode is none of disable, prefer, require, verify-ca, verify-full",
     ),
     (
         "[bus.app]\nkind = \"postgres\"\nurl = \"${DATABASE_URL}\"\ntoken = \"x\"",
@@ -190,7 +193,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[function.welcome]\ncomponent = \"w.wasm\"\nlimits = { memori = \"32MiB\" }",
-        "oncue.toml:3:12: function.welcome.limits.memori: unknown key, with the value \"32MiB\"; \
+        "oncue.toml:3:12: function.welcome.limits.memori: unknown key; \
          did you mean `memory`? the keys here are timeout, memory, fuel, concurrency, output, output_events, log",
     ),
     ("[function.welcome]\ncomponent = 3", "oncue.toml:2:13: function.welcome.component: expected a string, got 3"),

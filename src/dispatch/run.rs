@@ -246,8 +246,7 @@ impl Inner {
     fn watch(&self, delivery: &Delivery, attempt: u32, report: &Report, outputs: &[Output], settlement: &Settlement) {
         let subject = &delivery.subject;
         tracing::debug!(
-            event.id = subject.event_id, rule = subject.rule, delivery = %subject.id, attempt,
-            outcome = report.outcome.class(), micros = report.micros, fuel = report.fuel, "attempt ended"
+            rule = subject.rule, delivery = %subject.id, attempt, outcome = report.outcome.class(), micros = report.micros, fuel = report.fuel, "attempt ended"
         );
         self.see(|| {
             Seen::Attempt(Box::new(SeenAttempt {

@@ -5,6 +5,9 @@
 //! program and every server takes. Functions, rules, triggers, grants, the command line and the rows of the tables (by
 //! `oncue.subject_error`, which says the same in SQL) ask here and nowhere else.
 
+/// Characters of a subject that are shown.
+const SHOWN_CHARS: usize = 200;
+
 /// Most characters of one token: a name of a file or of a topic is no longer either.
 pub const TOKEN_MAX: usize = 255;
 
@@ -97,7 +100,12 @@ fn tokens(subject: &str) -> Result<(), SubjectError> {
 /// The beginning of a subject, as an error may repeat it: escaped, and cut.
 #[must_use]
 pub fn shown(subject: &str) -> String {
-    super::codec::shown(subject)
+    let mut escaped = subject.escape_debug();
+    let mut text: String = escaped.by_ref().take(SHOWN_CHARS).collect();
+    if escaped.next().is_some() {
+        text.push('…');
+    }
+    text
 }
 
 #[cfg(test)]

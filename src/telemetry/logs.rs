@@ -1,7 +1,8 @@
 //! Logs: one line per record, on standard error, as text or JSON.
 //!
 //! Invariant: what [`is_hidden`] knows is escaped in values, so that nothing from outside forges a record, drives a
-//! terminal or hides in it. Reads no environment: the caller gives the filter.
+//! terminal or hides in it. Other crates are logged at `info` at most, whatever the filter says: below that they print what they
+//! send and receive, and so events and passwords. Reads no environment: the caller gives the filter.
 
 use std::{
     fmt::{self, Write},
@@ -9,16 +10,26 @@ use std::{
 };
 
 use tracing::field::Field;
+use tracing::{Level, Metadata};
 use tracing_subscriber::{
     EnvFilter,
     field::MakeExt,
+    filter::filter_fn,
     fmt::{
         MakeWriter,
         format::{Writer, debug_fn},
     },
+    layer::SubscriberExt as _,
 };
 
 use crate::printable::{is_hidden, printable_json};
+
+/// Targets of our own records, whose fields hold no contents. `librdkafka` is what that client says through `bus/kafka`.
+const OURS: [&str; 2] = ["oncue", "librdkafka"];
+
+/// Targets of other crates that repeat a server's words, at whatever level: notices, which triggers on tables raise with what
+/// they like, and errors that are returned to us as well.
+const QUOTING: [&str; 2] = ["sqlx::postgres::notice", "pgwire_replication"];
 
 /// What a log record looks like.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,12 +62,8 @@ impl Default for LogConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The filter has a mistake.
-    #[error(
-        "the log filter \"{filter}\" is wrong; it is a level (error, warn, info, debug, trace) or module=level pairs"
-    )]
+    #[error("the log filter is wrong; it is a level (error, warn, info, debug, trace) or module=level pairs")]
     Filter {
-        /// As given.
-        filter: String,
         /// Where it is wrong.
         source: tracing_subscriber::filter::ParseError,
     },
@@ -81,14 +88,25 @@ where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     let filter = EnvFilter::builder().parse(&config.filter);
-    let filter = filter.map_err(|source| LogError::Filter { filter: config.filter.clone(), source })?;
+    let filter = filter.map_err(|source| LogError::Filter { source })?;
     let builder = tracing_subscriber::fmt().with_writer(writer).with_env_filter(filter).with_ansi(config.colour);
     Ok(match config.format {
         LogFormat::Json => {
-            Box::new(builder.map_writer(|inner| JsonWriters { inner }).json().flatten_event(true).finish())
+            let json = builder.map_writer(|inner| JsonWriters { inner }).json().flatten_event(true).finish();
+            Box::new(json.with(filter_fn(may_be_logged)))
         }
-        LogFormat::Text => Box::new(builder.fmt_fields(debug_fn(write_field).delimited(" ")).finish()),
+        LogFormat::Text => {
+            let text = builder.fmt_fields(debug_fn(write_field).delimited(" ")).finish();
+            Box::new(text.with(filter_fn(may_be_logged)))
+        }
     })
+}
+
+fn may_be_logged(metadata: &Metadata<'_>) -> bool {
+    let target = metadata.target();
+    let root = target.split("::").next().unwrap_or_default();
+    OURS.contains(&root)
+        || (*metadata.level() <= Level::INFO && !QUOTING.iter().any(|quotes| target.starts_with(quotes)))
 }
 
 /// The library's own text format escapes strings but not what `%value` shows; this one escapes everything.
@@ -171,6 +189,21 @@ mod tests {
     fn hostile() {
         let value = "a\nb\r\u{1b}[31m\u{7f}\u{9b}\u{200b}\u{202e}\u{e0041}é";
         tracing::info!(shown = %value, text = value, debug = ?value, error = %io::Error::other(value), "said {value}");
+    }
+
+    #[test]
+    fn other_crates_are_logged_at_info_at_most() {
+        let text = logged(LogFormat::Text, "trace", || {
+            tracing::debug!(target: "async_nats::jetstream", "a message");
+            tracing::trace!(target: "oncue_other", "a message");
+            tracing::error!(target: "sqlx::postgres::notice", "a message");
+            tracing::error!(target: "pgwire_replication::client", "a message");
+            tracing::info!(target: "sqlx::query", "connected");
+            tracing::trace!(target: "oncue::settle", "settled");
+            tracing::debug!(target: "librdkafka", "joined");
+        });
+        assert!(!text.contains("a message"), "{text}");
+        assert!(["connected", "settled", "joined"].iter().all(|word| text.contains(word)), "{text}");
     }
 
     #[test]

@@ -74,3 +74,5 @@ mod wall_terminal;
 mod wall_unmatched;
 mod wall_poison;
 mod wall_subjects;
+mod wall_log_contents;
+mod wall_secrets;

@@ -16,7 +16,7 @@ const FUNCTION_LINES: usize = 70;
 
 /// The layers, lowest first. A file imports from its own layer and from lower ones.
 const LAYERS: [&[&str]; 7] = [
-    &["drain", "event", "lsn", "printable", "retry", "telemetry", "watermark"],
+    &["drain", "event", "lsn", "printable", "retry", "sqlstate", "telemetry", "watermark"],
     &["delivery", "function", "pattern", "pgtype", "rules", "transform"],
     &["bus", "outputs", "runtime", "store"],
     &["dispatch", "settle"],

@@ -2,6 +2,7 @@
 //!
 //! Invariant: whatever decides what is lost, committed, ordered or trusted is Oncue's to set and is refused here with the
 //! key that does it. A property that is not on the list is refused, so that a new one of librdkafka's is looked at first.
+//! No error shows a value.
 
 use std::collections::BTreeMap;
 
@@ -136,16 +137,8 @@ pub(super) const OPTIONS: &[(&str, Of)] = &[
     ("sticky.partitioning.linger.ms", Of::Producer),
 ];
 
-/// Options that librdkafka's own errors call by another name.
-const ALIASES: &[(&str, &str)] = &[
-    ("compression.type", "compression.codec"),
-    ("delivery.timeout.ms", "message.timeout.ms"),
-    ("linger.ms", "queue.buffering.max.ms"),
-    ("max.partition.fetch.bytes", "fetch.message.max.bytes"),
-];
-
-/// Properties whose values no error may repeat.
-const SECRETS: [&str; 2] = ["ssl.key.password", "ssl.keystore.password"];
+/// What stands before a range in librdkafka's errors. It repeats values, so that nothing else of them is shown.
+const RANGE: &str = "outside allowed range ";
 
 const COMMITS: &str = "remove it: Oncue commits what is settled, and nothing else";
 const DURABLE: &str = "remove it: Oncue publishes with an idempotent producer and acks=all";
@@ -275,8 +268,9 @@ impl Options {
             let (low_value, high_value) = (number(low, low_default), number(high, high_default));
             if low_value + room > high_value {
                 let key = if self.get(low).is_some() { low } else { high };
-                let message = format!("`{low}` = {low_value} and `{high}` = {high_value} conflict");
-                return Err(mistake(key, &message, format!("`{high}` must be at least {}", low_value + room)));
+                let above = if room > 0 { format!("at least {room} above") } else { "at least".to_owned() };
+                let message = format!("`{low}` and `{high}` conflict");
+                return Err(mistake(key, &message, format!("`{high}` must be {above} `{low}`")));
             }
         }
         if self.get("ssl.keystore.location").is_some() != self.get("ssl.keystore.password").is_some() {
@@ -286,10 +280,9 @@ impl Options {
         }
         let delivery = number("delivery.timeout.ms", 5_000);
         if !(1_000..=300_000).contains(&delivery) {
-            let message = format!("`delivery.timeout.ms` = {delivery} is not from 1000 to 300000");
             return Err(mistake(
                 "delivery.timeout.ms",
-                &message,
+                "it is not from 1000 to 300000",
                 "a delivery waits that long for its acknowledgement".to_owned(),
             ));
         }
@@ -322,12 +315,13 @@ fn nearest(key: &str) -> Option<&'static str> {
 fn check_value(key: &str, value: &str) -> Result<(), Mistake> {
     let alone = ClientConfig::new().set(key, value).create_native_config();
     let Err(error) = alone else { return Ok(()) };
-    let alias = ALIASES.iter().find(|(known, _)| *known == key);
-    let words = match &error {
-        KafkaError::ClientConfig(_, text, ..) if !SECRETS.contains(&key) => {
-            alias.map_or_else(|| text.clone(), |(_, alias)| text.replace(alias, key))
-        }
-        _ => "its value is not valid".to_owned(),
+    let range = match &error {
+        KafkaError::ClientConfig(_, text, ..) => text.split_once(RANGE).map(|(_, range)| range.trim_end()),
+        _ => None,
+    };
+    let words = match range {
+        Some(range) => format!("its value is outside the allowed range {range}"),
+        None => "its value is not valid".to_owned(),
     };
     Err(mistake(key, &words, String::new()))
 }

@@ -149,7 +149,9 @@ pub(super) fn uses_tls(config: &BusConfig) -> bool {
 
 fn check_brokers(url: &str) -> Result<(), Mistake> {
     let wrong = |message: String, fix: &str| Mistake { key: "url".to_owned(), message, fix: fix.to_owned() };
-    for broker in url.split(',').map(str::trim) {
+    for (at, broker) in url.split(',').map(str::trim).enumerate() {
+        // By its place: a url that is none may be anything, a password too.
+        let none = || format!("broker {} of the url is no broker", at + 1);
         if broker.contains('@') {
             // What stands before it may be a password.
             let fix = "use `user` and `password`";
@@ -157,7 +159,7 @@ fn check_brokers(url: &str) -> Result<(), Mistake> {
         }
         if broker.contains("://") {
             let fix = "write host:port; TLS is `tls = { required = true }`";
-            return Err(wrong(format!("{broker:?} is no broker"), fix));
+            return Err(wrong(none(), fix));
         }
         let (host, port) = match broker.rsplit_once(':') {
             Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
@@ -169,7 +171,7 @@ fn check_brokers(url: &str) -> Result<(), Mistake> {
         let is_port = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0));
         if !is_host || !is_port {
             let fix = "it looks like \"kafka-1:9092,kafka-2:9092\"; without a port it is 9092";
-            return Err(wrong(format!("{broker:?} is no broker"), fix));
+            return Err(wrong(none(), fix));
         }
     }
     Ok(())

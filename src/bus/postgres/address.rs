@@ -7,12 +7,14 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use sqlx::ConnectOptions as _;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use super::error::SourceError;
 use crate::bus::{BusConfig, Secret};
 
 const FORM: &str = "it looks like postgres://user:password@host:5432/database?sslmode=verify-full";
+const ENCODE: &str = "@, :, /, ? and % of a password are written %40, %3A, %2F, %3F and %25";
 const PORT: u16 = 5432;
 
 /// How far a server must prove who it is, in libpq's words.
@@ -139,7 +141,8 @@ impl Replication {
             .username(&self.user)
             .password(&self.password.0)
             .database(&self.database)
-            .ssl_mode(self.tls.mode.options());
+            .ssl_mode(self.tls.mode.options())
+            .disable_statement_logging();
         if let Some(socket) = &self.socket {
             options = options.socket(socket);
         }
@@ -175,6 +178,10 @@ fn parse(url: &str) -> Result<Replication, String> {
     let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
     let (login, place) = authority.rsplit_once('@').unwrap_or(("", authority));
     let (user, password) = login.split_once(':').unwrap_or((login, ""));
+    if database.contains('@') {
+        // It would be shown with the place.
+        return Err(format!("the database holds an @; {ENCODE}"));
+    }
     let mut read = Replication {
         host: "localhost".to_owned(),
         port: PORT,
@@ -191,9 +198,11 @@ fn parse(url: &str) -> Result<Replication, String> {
     if let Some(port) = port {
         read.port = parse_port(port)?;
     }
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+    for (at, pair) in query.split('&').filter(|pair| !pair.is_empty()).enumerate() {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        read.set(name, decode(name, value)?)?;
+        // By its place: it may be the end of a password with a ? that is not encoded.
+        let what = format!("parameter {}", at + 1);
+        read.set(name, &what, decode(&what, value)?)?;
     }
     if read.tls.cert.is_some() != read.tls.key.is_some() {
         return Err("sslcert and sslkey go together".to_owned());
@@ -202,12 +211,11 @@ fn parse(url: &str) -> Result<Replication, String> {
 }
 
 impl Replication {
-    fn set(&mut self, name: &str, value: String) -> Result<(), String> {
+    fn set(&mut self, name: &str, what: &str, value: String) -> Result<(), String> {
         match name {
             "sslmode" => {
-                self.tls.mode = SslMode::parse(&value).ok_or_else(|| {
-                    format!("sslmode={value} is none of disable, prefer, require, verify-ca, verify-full")
-                })?;
+                self.tls.mode = SslMode::parse(&value)
+                    .ok_or_else(|| "sslmode is none of disable, prefer, require, verify-ca, verify-full".to_owned())?;
             }
             "sslrootcert" => self.tls.ca = Some(PathBuf::from(value)).filter(|path| path.as_os_str() != "system"),
             "sslcert" => self.tls.cert = Some(PathBuf::from(value)),
@@ -219,9 +227,9 @@ impl Replication {
             "password" => self.password = Secret(value),
             // Ours says who holds the slot. The rest changes nothing about where and as whom.
             "application_name" | "connect_timeout" | "keepalives" | "target_session_attrs" | "channel_binding" => {}
-            other => {
+            _ => {
                 return Err(format!(
-                    "the parameter {other:?} is not supported; those that are: sslmode, sslrootcert, sslcert, sslkey, \
+                    "{what} is not supported; those that are: sslmode, sslrootcert, sslcert, sslkey, \
                      host, port, dbname, user, password"
                 ));
             }
@@ -258,7 +266,7 @@ fn split_port(place: &str) -> Result<(&str, Option<&str>), String> {
 fn parse_port(text: &str) -> Result<u16, String> {
     u16::from_str(text).ok().filter(|port| *port > 0).ok_or_else(|| {
         // Without the port: a password with an @ or a / that is not encoded ends up there.
-        format!("the port is not a number from 1 to 65535; {FORM}, where @, :, / and % of a password are written %40, %3A, %2F and %25")
+        format!("the port is not a number from 1 to 65535; {FORM}, where {ENCODE}")
     })
 }
 
@@ -330,12 +338,15 @@ mod tests {
     fn what_is_wrong_is_said_without_the_secret() {
         let table = [
             ("mysql://me:hush@db/x", "postgres://"),
-            ("postgres://me:hu/sh@db/x", "port"),
+            ("postgres://me:hu/sh@db/x", "holds an @"),
+            ("postgres://me:hush@db:hush/x", "port"),
             ("postgres://me:hush%zz@db/x", "password"),
             ("postgres://me:hush@db:99999/x", "port"),
             ("postgres://me:hush@a,b/x", "several hosts"),
-            ("postgres://me:hush@db/x?sslmode=strict", "sslmode=strict"),
-            ("postgres://me:hush@db/x?passwort=hush", "passwort"),
+            ("postgres://me:hush@db/x?sslmode=hush", "sslmode is none of"),
+            ("postgres://me:hush@db/x?sslmode=require&passwort=hush", "parameter 2"),
+            ("postgres://me:1/hush@db/x", "holds an @"),
+            ("postgres://me:1?hush@db/x", "parameter 1"),
             ("postgres://me:hush@db/x?sslcert=/a", "together"),
         ];
         for (url, expected) in table {

@@ -2,6 +2,10 @@
 //!
 //! Invariant: an error says what was being done to which bus, and names the SQL that mends it where the cause is known.
 
+use sqlx::postgres::PgDatabaseError;
+
+use crate::sqlstate::Said;
+
 /// Why a source could not be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
@@ -70,9 +74,20 @@ pub(super) fn code(error: &sqlx::Error) -> Option<String> {
     Some(error.as_database_error()?.code()?.into_owned())
 }
 
-/// What went wrong. Of what a server says only the message: the driver adds a line of the server's own source.
+/// What went wrong, without values: the change of a row, or an event that is published, is in the statement's parameters.
 fn words(error: &sqlx::Error) -> String {
-    error.as_database_error().map_or_else(|| error.to_string(), |said| said.message().to_owned())
+    let Some(said) = error.as_database_error() else {
+        return match error {
+            sqlx::Error::ColumnDecode { index, .. } => format!("the value of column {index} cannot be read"),
+            sqlx::Error::Decode(_) | sqlx::Error::Encode(_) => "a value cannot be read or written".to_owned(),
+            other => other.to_string(),
+        };
+    };
+    let names = said
+        .try_downcast_ref::<PgDatabaseError>()
+        .map(|said| [said.schema(), said.table(), said.column(), said.data_type(), said.constraint()]);
+    let code = said.code().unwrap_or_default();
+    Said { code: &code, message: said.message(), names: names.unwrap_or_default() }.words()
 }
 
 /// Whether the error passes by itself.

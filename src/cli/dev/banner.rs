@@ -2,7 +2,7 @@
 //!
 //! Invariant: addresses are shown without their passwords; those of private servers are in the file `env`.
 
-use crate::bus::nats::redact;
+use crate::bus::shown::shown;
 use crate::cli::Context;
 use crate::config::Config;
 use crate::dev::{DEFAULT_KAFKA, DEFAULT_NATS, Servers};
@@ -23,12 +23,12 @@ pub(super) fn print(context: &Context, servers: &Servers, node: &NodeConfig) -> 
                 postgres.data_dir().display()
             ));
         }
-        None => lines.push(format!("  postgres  {}", redact(context.database()?))),
+        None => lines.push(format!("  postgres  {}", shown(context.database()?))),
     }
     for (name, bus) in &config.buses {
         let private = servers.nats.as_ref().filter(|nats| bus.url.contains(nats.url()));
         let kept = private.map(|n| format!("  (private, data in {})", n.store_dir().display())).unwrap_or_default();
-        lines.push(format!("  bus {name}  {}{kept}", redact(&bus.url)));
+        lines.push(format!("  bus {name}  {}{kept}", shown(&bus.url)));
     }
     if let Some(missing) = &servers.missing_nats {
         lines.push(format!("  no NATS was started: {missing}"));

@@ -5,7 +5,8 @@
 use std::time::Duration;
 
 use crate::bus::inspect::{self, ConsumerFacts, StreamFacts, covers};
-use crate::bus::nats::{self, NatsBus, redact};
+use crate::bus::nats::{self, NatsBus};
+use crate::bus::shown::shown;
 use crate::bus::{BusConfig, Publishing};
 use crate::config::Config;
 use crate::function::FunctionSpec;
@@ -63,7 +64,7 @@ async fn connect(name: &str, config: &BusConfig, about: &str, findings: &mut Fin
         Ok(Ok(bus)) => return Some(bus),
         Ok(Err(error)) => findings.bad(about, error.to_string(), fix),
         Err(_) => {
-            let (url, seconds) = (redact(&config.url), CONNECT_TIMEOUT.as_secs());
+            let (url, seconds) = (shown(&config.url), CONNECT_TIMEOUT.as_secs());
             findings.bad(about, format!("{url} does not answer within {seconds} s"), fix);
         }
     }

@@ -6,7 +6,7 @@
 use time::{OffsetDateTime, UtcOffset};
 
 use super::MAX_HOPS;
-use super::error::{DecodeError, shown};
+use super::error::DecodeError;
 use crate::event::{AttributeValue, Event, HOPS, TRACEPARENT};
 
 /// Longest name of an extension attribute. CloudEvents recommends 20; real ones are longer.
@@ -35,8 +35,8 @@ pub fn check(event: &Event) -> Result<(), DecodeError> {
     for (name, value) in optional {
         value.as_deref().map_or(Ok(()), |value| text(name, value))?;
     }
-    if let Some(time) = event.time.filter(|time| !writable(*time)) {
-        return Err(DecodeError::invalid("time", &time.to_string(), "use a time in the years 0000 to 9999 UTC"));
+    if event.time.is_some_and(|time| !writable(time)) {
+        return Err(DecodeError::invalid("time", "use a time in the years 0000 to 9999 UTC"));
     }
     for (at, (name, value)) in event.extensions.iter().enumerate() {
         extension(name, value)?;
@@ -83,13 +83,13 @@ fn text(name: &str, value: &str) -> Result<(), DecodeError> {
     if is_text(value) {
         return Ok(());
     }
-    Err(DecodeError::invalid(name, value, "at most 8192 bytes, without control characters or line breaks"))
+    Err(DecodeError::invalid(name, "at most 8192 bytes, without control characters or line breaks"))
 }
 
 fn extension(name: &str, value: &AttributeValue) -> Result<(), DecodeError> {
     if !is_extension_name(name) {
         let fix = "name it with 1 to 64 of a-z and 0-9, and not like an attribute of CloudEvents itself";
-        return Err(DecodeError::invalid(name, &value.to_string(), fix));
+        return Err(DecodeError::invalid(name, fix));
     }
     match value {
         AttributeValue::String(value) => text(name, value),
@@ -109,11 +109,11 @@ fn hops(event: &Event) -> Result<(), DecodeError> {
     let value_text = value.to_string();
     let is_count = !value_text.is_empty() && value_text.bytes().all(|b| b.is_ascii_digit());
     if !is_count {
-        return Err(DecodeError::invalid(HOPS, &value_text, "leave it to Oncue, which counts from 0"));
+        return Err(DecodeError::invalid(HOPS, "leave it to Oncue, which counts from 0"));
     }
     // Digits that no u32 holds are above the limit as well.
     match value_text.parse::<u32>() {
         Ok(count) if count <= MAX_HOPS => Ok(()),
-        _ => Err(DecodeError::HopLimit { value: shown(&value_text), limit: MAX_HOPS }),
+        _ => Err(DecodeError::HopLimit { limit: MAX_HOPS }),
     }
 }

@@ -1,10 +1,11 @@
 //! Why a message is no event.
 //!
-//! Invariant: the text of an error is one line without control characters, whatever bytes the message held, and it
-//! names the field, the value and what mends it. It is kept with the rejected event, so it never holds the payload.
+//! Invariant: the text of an error is one line without control characters, whatever bytes the message held. It names the
+//! field, the kind of error and the fix, and repeats nothing that the message held but names of attributes that have the
+//! form of one: it is logged, shown and kept beside the raw bytes, and only those hold contents.
 
-/// The longest stretch of a hostile value that an error repeats, in characters after escaping.
-const SHOWN_CHARS: usize = 200;
+/// Stands in the place of a name that has not the form of one, and so may be anything.
+const NO_NAME: &str = "(not a name)";
 
 /// Why a message could not be decoded. Every variant ends in `rejected`, with the raw bytes kept.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,17 +63,15 @@ pub enum DecodeError {
         bytes: usize,
     },
     /// The subject that an event is to be published to is none.
-    #[error("\"{subject}\" cannot be published to: it {problem}")]
+    #[error("the event cannot be published: its subject {problem}")]
     Unpublishable {
-        /// The subject, escaped and cut.
-        subject: String,
         /// What is wrong with it.
         problem: crate::event::subject::SubjectError,
     },
     /// The envelope of structured mode is not one JSON object in UTF-8.
     #[error("payload is no CloudEvent in JSON ({reason}): send one JSON object in UTF-8 without a byte order mark")]
     InvalidJson {
-        /// What the parser said, escaped.
+        /// What kind of error, and where.
         reason: String,
     },
     /// A required attribute is absent or empty.
@@ -82,47 +81,36 @@ pub enum DecodeError {
         name: &'static str,
     },
     /// An attribute has a name or value that is not allowed.
-    #[error("attribute {name} = \"{value}\" is invalid: {fix}")]
+    #[error("attribute {name} is invalid: {fix}")]
     InvalidAttribute {
-        /// Which attribute, escaped and cut.
+        /// Which attribute.
         name: String,
-        /// Its value, escaped and cut.
-        value: String,
         /// What is allowed.
         fix: &'static str,
     },
     /// An attribute is there twice.
     #[error("attribute {name} is given twice: send it once")]
     DuplicateAttribute {
-        /// Which attribute, escaped and cut.
+        /// Which attribute.
         name: String,
     },
     /// A version of CloudEvents other than 1.0.
-    #[error("attribute specversion = \"{value}\" is not supported: send CloudEvents 1.0")]
-    UnsupportedSpecversion {
-        /// The version, escaped and cut.
-        value: String,
-    },
+    #[error("attribute specversion is not 1.0: send CloudEvents 1.0")]
+    UnsupportedSpecversion,
     /// An event format other than JSON, Avro for example.
-    #[error("content type \"{value}\" is not supported: send application/cloudevents+json, or binary mode")]
-    UnsupportedFormat {
-        /// The content type, escaped and cut.
-        value: String,
-    },
+    #[error(
+        "the content type is a format of CloudEvents other than JSON: send application/cloudevents+json, or binary mode"
+    )]
+    UnsupportedFormat,
     /// The event went through too many functions: a loop.
-    #[error("attribute oncuehops = \"{value}\" is above {limit}: rules and functions form a loop; break it")]
+    #[error("attribute oncuehops is above {limit}: rules and functions form a loop; break it")]
     HopLimit {
-        /// The count, as it came.
-        value: String,
         /// The limit.
         limit: u32,
     },
     /// A batch of CloudEvents.
-    #[error("content type \"{value}\" is a batch, which has no single position: send one event a message")]
-    Batch {
-        /// The content type, escaped and cut.
-        value: String,
-    },
+    #[error("the content type is a batch of CloudEvents, which has no single position: send one event a message")]
+    Batch,
 }
 
 impl DecodeError {
@@ -142,28 +130,60 @@ impl DecodeError {
             Self::MissingAttribute { .. } => "missing_attribute",
             Self::InvalidAttribute { .. } => "invalid_attribute",
             Self::DuplicateAttribute { .. } => "duplicate_attribute",
-            Self::UnsupportedSpecversion { .. } => "unsupported_specversion",
-            Self::UnsupportedFormat { .. } => "unsupported_format",
+            Self::UnsupportedSpecversion => "unsupported_specversion",
+            Self::UnsupportedFormat => "unsupported_format",
             Self::HopLimit { .. } => "hop_limit",
-            Self::Batch { .. } => "batch",
+            Self::Batch => "batch",
         }
     }
 
-    pub(super) fn invalid(name: &str, value: &str, fix: &'static str) -> Self {
-        Self::InvalidAttribute { name: shown(name), value: shown(value), fix }
+    pub(super) fn invalid(name: &str, fix: &'static str) -> Self {
+        Self::InvalidAttribute { name: shown(name), fix }
     }
 
     pub(super) fn duplicate(name: &str) -> Self {
         Self::DuplicateAttribute { name: shown(name) }
     }
+
+    /// Of what the parser says only what comes from its own text: an error of a type quotes the value.
+    pub(super) fn json(error: &serde_json::Error) -> Self {
+        let reason = match error.classify() {
+            serde_json::error::Category::Data => {
+                format!("it is no object at line {} column {}", error.line(), error.column())
+            }
+            _ => error.to_string(),
+        };
+        Self::InvalidJson { reason }
+    }
 }
 
-/// `value` as an error may repeat it: escaped, so that it cannot forge a log line, and cut.
-pub(crate) fn shown(value: &str) -> String {
-    let mut escaped = value.escape_debug();
-    let mut text: String = escaped.by_ref().take(SHOWN_CHARS).collect();
-    if escaped.next().is_some() {
-        text.push('…');
+/// `name` where it has the form of a name.
+fn shown(name: &str) -> String {
+    let of_name = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+    let is_name = name.len() <= super::check::MAX_NAME_BYTES
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.bytes().all(of_name);
+    if is_name { name.to_owned() } else { NO_NAME.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_has_the_form_of_a_name_is_repeated() {
+        let long = "a".repeat(65);
+        let table = [
+            ("tenantid", "tenantid"),
+            ("data_base64", "data_base64"),
+            ("4111111111111111", NO_NAME),
+            ("ada@example.com", NO_NAME),
+            ("Ada", NO_NAME),
+            ("", NO_NAME),
+            (&long, NO_NAME),
+        ];
+        for (name, expected) in table {
+            assert_eq!(shown(name), expected, "{name}");
+        }
     }
-    text
 }

@@ -144,7 +144,7 @@ fn read_binary(record: &Record<'_>, message: &Message<'_>) -> Result<Event, Deco
         // A null is no value: the attribute is absent.
         let value = (*value)?;
         let text = std::str::from_utf8(value).map(|text| (name.clone(), text.to_owned()));
-        Some(text.map_err(|_| DecodeError::invalid(&name, &String::from_utf8_lossy(value), "write it in UTF-8")))
+        Some(text.map_err(|_| DecodeError::invalid(&name, "write it in UTF-8")))
     };
     binary::from_attributes(record.headers.iter().filter_map(attribute), message)
 }

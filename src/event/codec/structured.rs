@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use time::format_description::well_known::Rfc3339;
 
 use super::binary::{parse_time, require_specversion};
-use super::error::{DecodeError, shown};
+use super::error::DecodeError;
 use super::{Limits, SPECVERSION, depth, finish};
 use crate::event::{AttributeValue, Event};
 
@@ -107,8 +107,9 @@ pub(super) fn decode(payload: &Bytes, limits: &Limits) -> Result<Event, DecodeEr
     if depth::exceeds(payload, limits.max_depth.saturating_add(1)) {
         return Err(DecodeError::TooDeep { limit: limits.max_depth });
     }
-    let text = std::str::from_utf8(payload).map_err(|error| invalid_json(&error))?;
-    let envelope = Envelope::parse(text, limits).map_err(|error| invalid_json(&error))?;
+    let no_text = |error: std::str::Utf8Error| DecodeError::InvalidJson { reason: error.to_string() };
+    let text = std::str::from_utf8(payload).map_err(no_text)?;
+    let envelope = Envelope::parse(text, limits).map_err(|error| DecodeError::json(&error))?;
     envelope.allow(limits)?;
     let mut event = Event {
         id: envelope.required("id")?,
@@ -211,7 +212,7 @@ impl<'a> Envelope<'a> {
         // Unlike an attribute, data may be `null`: that is a JSON text like any other.
         let data = self.members.iter().find(|(name, _)| name == DATA).map(|(_, value)| value.get());
         match (data, self.string(DATA_BASE64)?) {
-            (Some(data), Some(_)) => Err(DecodeError::invalid(DATA, data, "send data or data_base64, not both")),
+            (Some(_), Some(_)) => Err(DecodeError::invalid(DATA, "send data or data_base64, not both")),
             (Some(data), None) if !claims_json && data.starts_with('"') => {
                 Ok(Cow::Owned(parse_string(DATA, data)?.into_bytes()))
             }
@@ -219,7 +220,7 @@ impl<'a> Envelope<'a> {
             (None, Some(text)) => STANDARD
                 .decode(&text)
                 .map(Cow::Owned)
-                .map_err(|_| DecodeError::invalid(DATA_BASE64, &text, "use base64 of RFC 4648, section 4, padded")),
+                .map_err(|_| DecodeError::invalid(DATA_BASE64, "use base64 of RFC 4648, section 4, padded")),
             (None, None) => Ok(Cow::Borrowed(&[])),
         }
     }
@@ -231,7 +232,7 @@ fn is_known(name: &str) -> bool {
 
 /// A string of JSON. Lone surrogates are no text (`\ud800`), so they are refused here and kept only inside `data`.
 fn parse_string(name: &str, raw: &str) -> Result<String, DecodeError> {
-    serde_json::from_str(raw).map_err(|_| DecodeError::invalid(name, raw, "send a JSON string of valid Unicode"))
+    serde_json::from_str(raw).map_err(|_| DecodeError::invalid(name, "send a JSON string of valid Unicode"))
 }
 
 /// The value of an extension. A number that is no 32-bit integer has no CloudEvents type: its text is kept.
@@ -242,7 +243,7 @@ fn parse_extension(name: &str, raw: &str) -> Result<AttributeValue, DecodeError>
         Some(b'-' | b'0'..=b'9') => {
             Ok(raw.parse().map_or_else(|_| AttributeValue::String(raw.to_owned()), AttributeValue::Integer))
         }
-        _ => Err(DecodeError::invalid(name, raw, "send a string, an integer or a boolean; put the rest into data")),
+        _ => Err(DecodeError::invalid(name, "send a string, an integer or a boolean; put the rest into data")),
     }
 }
 
@@ -267,8 +268,4 @@ fn member(out: &mut Vec<u8>, name: &str, json: &[u8]) {
 
 fn json_string(text: &str) -> String {
     serde_json::to_string(text).expect("a str is always a JSON string, and a String takes every write")
-}
-
-fn invalid_json(error: &dyn fmt::Display) -> DecodeError {
-    DecodeError::InvalidJson { reason: shown(&error.to_string()) }
 }

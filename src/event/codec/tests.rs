@@ -173,9 +173,7 @@ fn an_error_is_one_short_line_whatever_the_value_was() {
     let error = decode_with(&[BINARY, &[("ce-time", &value)]].concat(), b"", &Limits::default())
         .expect_err("that is no time")
         .to_string();
-    assert!(error.starts_with(r#"attribute time = "2026\u{1b}[31m\r\nxxx"#), "{error}");
-    assert!(error.ends_with("use RFC 3339, for example 2026-01-31T23:59:59Z"), "{error}");
-    assert!(error.chars().count() < 300 && !error.contains(char::is_control), "{error}");
+    assert_eq!(error, "attribute time is invalid: use RFC 3339, for example 2026-01-31T23:59:59Z");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use pgwire_replication::{Lsn as ClientLsn, PgWireError, ReplicationClient, Repli
 use crate::bus::postgres::{Replication, SslMode as BusSslMode, mending, quoted};
 use crate::bus::ready_tls;
 use crate::lsn::Lsn;
+use crate::sqlstate::Said;
 use crate::triggers::Failure;
 
 use super::Follower;
@@ -83,24 +84,39 @@ impl Follower {
         {
             tracing::info!(trigger = %self.context.name, pid, "ended an earlier connection of this feed");
         }
-        Failure::again(&format!("the slot \"{slot}\" is in use"), error)
+        Failure::Again(format!("the slot \"{slot}\" is in use: {}", words(error)))
     }
 
     /// What an error of the stream means.
     pub(super) fn failure(&self, error: &PgWireError) -> Failure {
-        let text = error.to_string();
+        let text = words(error);
         if is_code(error, "42704") && text.contains("publication") {
             return Failure::Gap(format!(
                 "{text}: changes from before it was there, or after it was dropped, can never be decoded with it"
             ));
         }
         let role = &self.bus.replication().user;
-        let code = text.rsplit_once("SQLSTATE ").map_or("", |(_, rest)| rest.get(..5).unwrap_or_default());
-        match mending(code, role) {
+        match mending(&code(&error.to_string()), role) {
             Some(mend) => Failure::Again(format!("the replication stream ended: {text}; {mend}")),
             None => Failure::Again(format!("the replication stream ended: {text}")),
         }
     }
+}
+
+/// The SQLSTATE in the client's words, or nothing.
+fn code(text: &str) -> String {
+    text.rsplit_once("SQLSTATE ").map_or("", |(_, rest)| rest.get(..5).unwrap_or_default()).to_owned()
+}
+
+/// The client's words without values: a row filter that fails quotes what is in the row.
+pub(super) fn words(error: &PgWireError) -> String {
+    let text = error.to_string();
+    if !error.is_server() {
+        return text;
+    }
+    let code = code(&text);
+    let message = text.rsplit_once(" (SQLSTATE ").map_or(text.as_str(), |(message, _)| message);
+    Said { code: &code, message, ..Said::default() }.words()
 }
 
 fn is_code(error: &PgWireError, code: &str) -> bool {

@@ -85,13 +85,18 @@ impl Process {
 
     /// Starts a node with `more` at the end of its manifest.
     pub fn launch_with(world: &World, name: &str, more: &str) -> Self {
+        Self::launch_logging(world, name, more, "info")
+    }
+
+    /// The same with a filter of logs.
+    pub fn launch_logging(world: &World, name: &str, more: &str, filter: &str) -> Self {
         let (manifest, health) = manifest(world, name, more);
         let log = world.dir.path().join(format!("{name}.log"));
         let file = std::fs::OpenOptions::new().create(true).append(true).open(&log).expect("the log opens");
         // `setpriv` ends the node even when the test is killed.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_oncue"), "serve", "--config"]).arg(manifest);
-        command.env_clear().env("PATH", "/usr/bin:/bin").env("RUST_LOG", "info").kill_on_drop(true);
+        command.env_clear().env("PATH", "/usr/bin:/bin").env("RUST_LOG", filter).kill_on_drop(true);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
         let child = command.spawn().expect("the node starts");
         Self { child, health, log }
@@ -151,6 +156,28 @@ impl Process {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it is there");
         let (_, fields) = stat.rsplit_once(')').expect("the name stands in brackets");
         fields.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum()
+    }
+
+    /// Ends the node in order.
+    pub async fn terminate(mut self) -> ExitStatus {
+        self.signal("TERM").await;
+        self.wait().await
+    }
+
+    /// Status and body of a page of the health port; none when nobody answers.
+    pub async fn get(&self, path: &str) -> Option<(u16, String)> {
+        get(self.health, path).await
+    }
+
+    /// What `ps` shows of it.
+    pub fn command_line(&self) -> String {
+        let pid = self.child.id().expect("it runs");
+        std::fs::read_to_string(format!("/proc/{pid}/cmdline")).expect("it is there").replace('\0', " ")
+    }
+
+    /// Its whole log.
+    pub fn log_text(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).expect("the log is there")).into_owned()
     }
 
     /// The end of its log.

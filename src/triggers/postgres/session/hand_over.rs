@@ -12,7 +12,7 @@ use crate::delivery::{DeliveryId, FORGED};
 use crate::dispatch::Arrival;
 use crate::dispatch::budget::Credit;
 use crate::dispatch::ticket::Ticket;
-use crate::event::{Event, subject};
+use crate::event::Event;
 use crate::store::settle::Rejected;
 use crate::triggers::Failure;
 
@@ -55,7 +55,7 @@ impl Session<'_> {
                 // The other end goes with the connection; what was not sent comes again.
                 Ok(output) => drop(queue.send(Relayed { output, ticket, rejected }).await),
                 Err(problem) => {
-                    let error = format!("it cannot be relayed: its type \"{}\" {problem}", subject::shown(&event.ty));
+                    let error = format!("it cannot be relayed: its type {problem}");
                     let rejected = Rejected { class: "unpublishable", error, ..rejected };
                     let dispatcher = context.dispatcher.clone();
                     context.drain.spawn("reject", async move { dispatcher.reject(rejected, ticket).await });
