@@ -2,6 +2,7 @@
 //!
 //! The rules are those of ARCHITECTURE.md; whoever changes them there changes them here in the same commit.
 
+mod security;
 mod source;
 
 use std::collections::BTreeSet;
