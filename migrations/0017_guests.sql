@@ -40,18 +40,21 @@ begin
     if not exists (select from pg_roles r where r.rolname = named) then
         execute format('create role %I login noinherit nosuperuser nocreatedb nocreaterole noreplication nobypassrls', named);
     end if;
-    execute format('alter role %I login password %L', named, word);
+    -- A backend that cannot be cancelled is left behind; there is a bound to them.
+    execute format('alter role %I login connection limit 50 password %L', named, word);
+    execute format('alter role %I reset all', named);
     execute format('grant %I to %I', role, named);
     execute format('grant usage on schema oncue to %I', named);
     execute format('grant execute on function oncue.guest_settle(bytea, text, text, text, text, text, text, text), '
-                   'oncue.guest_objects(), oncue.guest_check(bigint), oncue.guest_refuse(), oncue.guest_login() to %I', named);
+                   'oncue.guest_objects(), oncue.guest_rights(), oncue.guest_check(bigint), oncue.guest_refuse(), '
+                   'oncue.guest_login() to %I', named);
     foreach setting in array array['statement_timeout = ''5s''', 'lock_timeout = ''5s''',
         'idle_in_transaction_session_timeout = ''60s''', 'client_min_messages = ''error''', 'work_mem = ''16MB''',
-        'temp_file_limit = ''256MB''', 'log_min_messages = ''error'''] loop
+        'temp_file_limit = ''256MB''', 'log_min_messages = ''error''', 'log_parameter_max_length = 0'] loop
         begin
             execute format('alter role %I set %s', named, setting);
         exception when insufficient_privilege then
-            -- Two of them are a superuser's to set; `oncue doctor` names those that are missing.
+            -- Three of them are a superuser's to set; `oncue doctor` names those that are missing.
             null;
         end;
     end loop;
@@ -78,11 +81,15 @@ create function oncue.guest_login() returns text language sql stable set search_
             when r.oid = (select n.nspowner from pg_namespace n where n.nspname = 'oncue')
                 then format('%I owns the schema oncue', r.rolname)
             when has_table_privilege(r.oid, 'oncue.guests', 'select') or has_table_privilege(r.oid, 'oncue.guest_key', 'select')
-                then format('%I may read the passwords of guests', r.rolname)
+                or has_table_privilege(r.oid, 'oncue.publish_keys', 'select')
+                then format('%I may read keys or passwords of Oncue', r.rolname)
             when r.oid = (select d.datdba from pg_database d where d.datname = current_database())
                 then format('%I owns the database', r.rolname)
             end as why
         from pg_roles r where pg_has_role(session_user, r.oid, 'member')
+        union all
+        select 'track_counts is off: what a delivery leaves behind would not be seen'
+        where current_setting('track_counts') = 'off'
         union all
         select format('the login %I owns objects', session_user)
         where exists (select from pg_shdepend s where s.refclassid = 'pg_authid'::regclass and s.deptype = 'o'
@@ -90,7 +97,8 @@ create function oncue.guest_login() returns text language sql stable set search_
     ) as found where why is not null
 $$;
 
--- Rows that this session has put into the catalogs since it began, those of transactions that were undone included.
+-- Rows that this transaction has put into the catalogs, those of savepoints that were undone included; what the session did before
+-- may be in it or not, but stays the same until the transaction ends.
 -- Everything is qualified, as in `guest_check`: both run once a delivery, and a fixed search_path would cost more than they do.
 create function oncue.guest_objects() returns bigint language plpgsql volatile as $$
 begin
@@ -101,7 +109,19 @@ begin
         operator(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_inserted(2617)          -- pg_operator
         operator(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_inserted(2618)          -- pg_rewrite
         operator(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_inserted(2620)          -- pg_trigger
-        operator(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_inserted(2995);         -- pg_largeobject_metadata
+        operator(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_inserted(2995)          -- pg_largeobject_metadata
+        operator(pg_catalog.+) oncue.guest_rights();
+end $$;
+
+-- The same for what roles are and what they may do by default.
+create function oncue.guest_rights() returns bigint language plpgsql volatile as $$
+begin
+    return pg_catalog.pg_stat_get_xact_tuples_inserted(1260)                              -- pg_authid
+        operator(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_updated(1260)
+        operator(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_inserted(2964)          -- pg_db_role_setting
+        operator(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_updated(2964)
+        operator(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_deleted(2964)
+        operator(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_inserted(826);          -- pg_default_acl
 end $$;
 
 -- Refuses what the statements of one delivery must not leave behind: a temporary object, which later statements on the
@@ -120,6 +140,9 @@ create function oncue.guest_refuse() returns void language plpgsql volatile set 
 declare
     made text;
 begin
+    if oncue.guest_rights() > 0 then
+        raise exception 'the statements changed a role, its settings or default rights' using errcode = 'insufficient_privilege';
+    end if;
     -- Objects of others, such as a partition that the table's owner makes on demand, are theirs to make.
     with mine as (
         select r.oid from pg_roles r where pg_has_role(session_user, r.oid, 'member')
@@ -206,10 +229,10 @@ begin
     if outbox is not null then
         insert into oncue.outbox (delivery_id, place, bus, subject, message_id, event, node, next_at)
         select o.delivery_id, o.place, o.bus, o.subject, o.message_id, decode(o.event, 'hex'), guest_settle.node,
-               now() + o.lease_ms * interval '1 millisecond'
+               clock_timestamp() + o.lease_ms * interval '1 millisecond'
         from json_to_recordset(outbox::json) as o (delivery_id uuid, place int, bus text, subject text, message_id text,
             event text, lease_ms bigint);
     end if;
 end $$;
-revoke all on function oncue.guest_settle, oncue.guest_objects, oncue.guest_check, oncue.guest_refuse,
+revoke all on function oncue.guest_settle, oncue.guest_objects, oncue.guest_rights, oncue.guest_check, oncue.guest_refuse,
     oncue.guest_login from public;

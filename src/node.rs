@@ -208,32 +208,7 @@ async fn assemble(
     store.beat(&Beat { node: &config.name, state: "starting", ruleset_version: 0 }).await?;
     let guests = config.guests(&store);
     let runtime = Runtime::with_reader(config.runtime.clone(), Some(Arc::new(guests.clone())))?;
-    let mut sources = BTreeMap::new();
-    let mut targets = HashMap::new();
-    for (name, bus_config) in &config.buses {
-        let bus = match bus_config.kind {
-            BusKind::Nats => {
-                let bus = nats::connect_forever(name, bus_config).await?;
-                let target = Target::Nats { bus: bus.clone(), publishing: bus_config.publish };
-                targets.insert(name.clone(), target);
-                buses::watch_nats(name, &bus, &health, &drain);
-                Connection::Nats(bus)
-            }
-            BusKind::Kafka => {
-                let bus = KafkaBus::new(name, bus_config)?;
-                targets.insert(name.clone(), Target::Kafka(bus.clone()));
-                buses::watch_kafka(&bus, &health, &drain);
-                Connection::Kafka(bus)
-            }
-            BusKind::Postgres => {
-                let bus = PostgresBus::new(name, bus_config)?;
-                targets.insert(name.clone(), Target::Postgres(bus.clone()));
-                buses::watch_postgres(&bus, &health, &drain);
-                Connection::Postgres(bus)
-            }
-        };
-        sources.insert(name.clone(), Source { name: name.clone(), config: bus_config.clone(), bus });
-    }
+    let (sources, targets) = connect(config, &health, &drain).await?;
     let (settler, task) = Settler::new(store.clone(), guests, config.name.clone(), config.settle.clone());
     let token = drain.token();
     drain.spawn_service("settler", task.run(token.finished, token.quit));
@@ -268,6 +243,41 @@ async fn assemble(
     let relay = Relay { shared: shared.clone(), outputs, committed, due };
     shared.drain.spawn_service("outbox", relay.run());
     Ok(shared)
+}
+
+/// The buses, as what is read from them and what is published to.
+async fn connect(
+    config: &NodeConfig,
+    health: &Health,
+    drain: &Drain,
+) -> anyhow::Result<(BTreeMap<String, Source>, HashMap<String, Target>)> {
+    let mut sources = BTreeMap::new();
+    let mut targets = HashMap::new();
+    for (name, bus_config) in &config.buses {
+        let bus = match bus_config.kind {
+            BusKind::Nats => {
+                let bus = nats::connect_forever(name, bus_config).await?;
+                let target = Target::Nats { bus: bus.clone(), publishing: bus_config.publish };
+                targets.insert(name.clone(), target);
+                buses::watch_nats(name, &bus, health, drain);
+                Connection::Nats(bus)
+            }
+            BusKind::Kafka => {
+                let bus = KafkaBus::new(name, bus_config)?;
+                targets.insert(name.clone(), Target::Kafka(bus.clone()));
+                buses::watch_kafka(&bus, health, drain);
+                Connection::Kafka(bus)
+            }
+            BusKind::Postgres => {
+                let bus = PostgresBus::new(name, bus_config)?;
+                targets.insert(name.clone(), Target::Postgres(bus.clone()));
+                buses::watch_postgres(&bus, health, drain);
+                Connection::Postgres(bus)
+            }
+        };
+        sources.insert(name.clone(), Source { name: name.clone(), config: bus_config.clone(), bus });
+    }
+    Ok((sources, targets))
 }
 
 fn start(shared: &Shared) {

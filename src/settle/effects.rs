@@ -1,10 +1,10 @@
 //! Settles deliveries that run statements of functions: each function has a queue, and one group of it is under way at a time.
 //!
 //! Invariant: a delivery waits for deliveries of its own function only, and for a connection (`store/guest`), of which the
-//! slow functions together have half. Whoever waits is answered after the commit, or hears that the node quits. Deliveries of
+//! slow functions together have a part. What waits is bounded by the budget: each delivery holds credit. Whoever waits is answered after the commit, or hears that the node quits. Deliveries of
 //! one ordering key come one after another, because the next one starts when the one before is settled.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -13,6 +13,7 @@ use futures::stream::FuturesUnordered;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::delivery::DeliveryId;
 use crate::store::StoreError;
 use crate::store::guest::Guests;
 use crate::telemetry;
@@ -57,12 +58,12 @@ impl Worker {
                 Some(lane) = under_way.next(), if !under_way.is_empty() => {
                     waiting -= self.begin(&mut lanes, &lane, true, &under_way, quit);
                 }
-                Some(item) = self.queue.recv(), if waiting < super::QUEUE => {
+                Some(item) = self.queue.recv() => {
                     let Some(lane) = lane_of(&item) else { continue };
                     lanes.entry(lane.clone()).or_default().items.push_back(item);
                     waiting += 1;
                     // What came with it goes with it.
-                    while waiting < super::QUEUE && let Ok(item) = self.queue.try_recv() {
+                    while let Ok(item) = self.queue.try_recv() {
                         let Some(other) = lane_of(&item) else { continue };
                         lanes.entry(other.clone()).or_default().items.push_back(item);
                         waiting += 1;
@@ -92,11 +93,14 @@ impl Worker {
             return 0;
         }
         let mut batch = Batch::default();
-        while batch.len() < COUNT
-            && batch.bytes < BYTES
-            && let Some(item) = waiting.items.pop_front()
-        {
-            batch.push(item);
+        let mut ids = HashSet::new();
+        while batch.len() < COUNT && batch.bytes < BYTES {
+            // Two copies of a delivery are never in one group: what became of it is told by its id.
+            let first = waiting.items.front().and_then(delivery_of);
+            if !first.is_some_and(|id| ids.insert(id)) {
+                break;
+            }
+            waiting.items.pop_front().into_iter().for_each(|item| batch.push(item));
         }
         let count = batch.len();
         if count == 0 {
@@ -143,7 +147,8 @@ impl Committer {
             };
             interruptions += u32::from(matches!(error, StoreError::Interrupted(_)));
             // A group is taken apart at once, so that what ends connections takes the others along once only.
-            let suspect = interruptions >= if batch.len() > 1 { 1 } else { INTERRUPTIONS };
+            let suspect = interruptions >= if batch.len() > 1 { 1 } else { INTERRUPTIONS }
+                || (matches!(error, StoreError::Overtaken) && batch.len() > 1);
             if !error.is_transient() || suspect {
                 if batch.len() == 1 {
                     batch.refuse(&error.to_string());
@@ -183,6 +188,11 @@ impl Committer {
             tracing::warn!(%error, tries, "cannot settle deliveries that run statements");
         }
     }
+}
+
+fn delivery_of(item: &Item) -> Option<DeliveryId> {
+    let Item::Record(record, _) = item else { return None };
+    Some(record.subject.id)
 }
 
 /// The function and the role of a delivery that runs statements.

@@ -3,7 +3,7 @@
 //! Invariant: a guest's statement runs on a connection whose session user is a login that is a member of the granted
 //! role and of nothing else (`logins`). Whatever a statement does to its role or its session, it ends at that login, which
 //! may do nothing but call `oncue.guest_settle`, and that asks for a key which only nodes can read. No function that a
-//! guest may call takes the text of a statement. Nothing of one function is left when another one has the connection.
+//! guest may call takes the text of a statement. A connection is one function's, from its beginning to its end.
 //!
 //! A connection is taken from a share (`shares`), so that slow functions do not hold up the others, and what it brings is
 //! bounded before it is held (`frames`).
@@ -90,10 +90,10 @@ impl Guests {
 }
 
 impl Inner {
-    /// A connection for `owner`: one that it had, one of its role, or a new one.
+    /// A connection for `owner`: one that it had, or a new one.
     async fn link(&self, owner: &Owner) -> Result<Link, Trouble> {
-        while let Some(mut link) = self.idle_for(owner) {
-            if link.pass_to(owner).await {
+        while let Some(link) = self.idle_for(owner) {
+            if link.is_alive().await {
                 return Ok(link);
             }
         }
@@ -119,8 +119,7 @@ impl Inner {
 
     fn idle_for(&self, owner: &Owner) -> Option<Link> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = idle.iter().rposition(|link| link.owner == *owner);
-        let place = same.or_else(|| idle.iter().position(|link| link.owner.role == owner.role))?;
+        let place = idle.iter().rposition(|link| link.owner == *owner)?;
         Some(idle.remove(place))
     }
 

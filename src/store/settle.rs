@@ -317,7 +317,7 @@ fn divide<'a>(
     (fresh, stale.into_iter().map(|r| r.subject.id).collect())
 }
 
-pub(super) type Tx = sqlx::Transaction<'static, sqlx::Postgres>;
+pub(in crate::store) type Tx = sqlx::Transaction<'static, sqlx::Postgres>;
 
 fn int(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)

@@ -41,7 +41,7 @@ async fn a_statement_that_leaves_its_role_ends_where_nothing_is_allowed() {
     let world = bureau().await;
     let node = Node::start(&world, "one").await;
     let none = "x select set_config('role', 'none', true)";
-    let denied = "permission denied";
+    let denied = "SQLSTATE 42501";
     let settle = "x select oncue.guest_settle('\\x00', 'one', null, null, '[]', null, null, null)";
     let attacks: &[(&str, &[&str], &str, &str)] = &[
         ("become-mailer", &["x select set_config('role', 'mailer', true)"], "denied", denied),
@@ -52,12 +52,12 @@ async fn a_statement_that_leaves_its_role_ends_where_nothing_is_allowed() {
         ("entries", &[none, "p insert into entries (id) values ($1)"], "denied", denied),
         ("passwords", &[none, "x select * from oncue.guests"], "denied", denied),
         ("key", &[none, "x select * from oncue.guest_key"], "denied", denied),
-        ("forge", &[none, settle], "denied", "guest_settle is for nodes"),
+        ("forge", &[none, settle], "denied", "SQLSTATE 42501"),
         (
             "forge-null",
             &[none, "x select oncue.guest_settle(null, null, null, null, null, null, null, null)"],
             "denied",
-            "for nodes",
+            "SQLSTATE 42501",
         ),
         ("make", &[none, "x select oncue.make_guest('postgres')"], "denied", denied),
         ("ledger", &[none, "x delete from oncue.ledger"], "denied", denied),
@@ -68,7 +68,7 @@ async fn a_statement_that_leaves_its_role_ends_where_nothing_is_allowed() {
             "kill",
             &[none, "x select pg_terminate_backend(pid) from pg_stat_activity where usename = 'postgres'"],
             "denied",
-            denied,
+            "SQLSTATE 42501",
         ),
         ("reload", &["x select pg_reload_conf()"], "denied", denied),
         ("slot", &[none, "x select pg_create_logical_replication_slot('s', 'pgoutput')"], "denied", denied),
@@ -77,79 +77,80 @@ async fn a_statement_that_leaves_its_role_ends_where_nothing_is_allowed() {
             "xml-write",
             &["x select query_to_xml('insert into entries (id) values (''xml'')', true, false, '')"],
             "sql",
-            "SELECT",
+            "SQLSTATE 0A000",
         ),
         ("schema", &["x select schema_to_xml('oncue', true, false, '')"], "denied", denied),
-        ("old-helper", &["x select from pg_temp.oncue_guest_1('x', '{}', '{}', 'write')"], "sql", "does not exist"),
+        ("old-helper", &["x select from pg_temp.oncue_guest_1('x', '{}', '{}', 'write')"], "sql", "SQLSTATE 3F000"),
         ("replication", &["x select set_config('session_replication_role', 'replica', false)"], "denied", denied),
-        ("preload", &["x select set_config('local_preload_libraries', 'x', false)"], "sql", "cannot be set after"),
     ];
     attack(&world, attacks).await;
     node.stop().await;
 }
+
+/// Texts that are no statement which reads or writes rows, or are several.
+const NOT_TAKEN: &[&str] = &[
+    "create table t ()",
+    "create temp table t ()",
+    "create function f() returns int language sql as 'select 1'",
+    "create trigger t after insert on entries execute function f()",
+    "create rule r as on insert to entries do nothing",
+    "create domain d as int",
+    "create cast (int as text) with function f(int)",
+    "create schema s",
+    "drop table entries",
+    "alter table entries disable trigger all",
+    "truncate entries",
+    "grant select on entries to public",
+    "do 'begin end'",
+    "call f()",
+    "copy entries to stdout",
+    "copy entries to program 'true'",
+    "listen x",
+    "notify x",
+    "unlisten *",
+    "set role none",
+    "reset role",
+    "reset all",
+    "set session authorization postgres",
+    "begin",
+    "commit",
+    "rollback",
+    "savepoint effects",
+    "release savepoint effects",
+    "rollback to savepoint effects",
+    "prepare x as select 1",
+    "execute x",
+    "deallocate all",
+    "declare c cursor for select 1",
+    "fetch c",
+    "close c",
+    "explain analyze insert into entries values ('explained')",
+    "vacuum",
+    "analyze",
+    "lock entries",
+    "load 'x'",
+    "discard all",
+    "checkpoint",
+    "set constraints all deferred",
+    "prepare transaction 'x'",
+    "security label on table entries is ''",
+    "alter role clerk superuser",
+    "create role x",
+    "set transaction isolation level serializable",
+    "show all",
+    "select 1; select 2",
+    "select 1; commit",
+    "insert into entries (id) values ('a'); drop table entries",
+    ";",
+    "",
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_one_statement_that_reads_or_writes_rows_is_taken() {
     let world = bureau().await;
     world.sql("grant create on schema public to clerk").await;
     let node = Node::start(&world, "one").await;
-    let texts = [
-        "create table t ()",
-        "create temp table t ()",
-        "create function f() returns int language sql as 'select 1'",
-        "create trigger t after insert on entries execute function f()",
-        "create rule r as on insert to entries do nothing",
-        "create domain d as int",
-        "create cast (int as text) with function f(int)",
-        "create schema s",
-        "drop table entries",
-        "alter table entries disable trigger all",
-        "truncate entries",
-        "grant select on entries to public",
-        "do 'begin end'",
-        "call f()",
-        "copy entries to stdout",
-        "copy entries to program 'true'",
-        "listen x",
-        "notify x",
-        "unlisten *",
-        "set role none",
-        "reset role",
-        "reset all",
-        "set session authorization postgres",
-        "begin",
-        "commit",
-        "rollback",
-        "savepoint effects",
-        "release savepoint effects",
-        "rollback to savepoint effects",
-        "prepare x as select 1",
-        "execute x",
-        "deallocate all",
-        "declare c cursor for select 1",
-        "fetch c",
-        "close c",
-        "explain analyze insert into entries values ('explained')",
-        "vacuum",
-        "analyze",
-        "lock entries",
-        "load 'x'",
-        "discard all",
-        "checkpoint",
-        "set constraints all deferred",
-        "prepare transaction 'x'",
-        "security label on table entries is ''",
-        "alter role clerk superuser",
-        "create role x",
-        "set transaction isolation level serializable",
-        "show all",
-        "select 1; select 2",
-        "select 1; commit",
-        "insert into entries (id) values ('a'); drop table entries",
-        ";",
-        "",
-    ];
-    for (place, text) in texts.iter().enumerate() {
+    for (place, text) in NOT_TAKEN.iter().enumerate() {
         order(
             &world,
             "clerk",
@@ -159,7 +160,7 @@ async fn only_one_statement_that_reads_or_writes_rows_is_taken() {
         .await;
     }
     routine(&world, "clerk", "good", 20).await;
-    for (place, text) in texts.iter().enumerate() {
+    for (place, text) in NOT_TAKEN.iter().enumerate() {
         let (outcome, error) = end(&world, &format!("no{place}")).await;
         assert!(outcome == "denied" && error.contains("42601"), "{text}: {outcome}: {error}");
     }
@@ -184,7 +185,7 @@ async fn reads_have_no_more_rights_than_writes() {
         ("q select repeat('x', 20000000) as x", "message of"),
         ("q select 1 as x) as q union all select repeat('x', 2000000) from (select 1 as y", "more than 1048576 bytes"),
         (
-            "q select g from generate_series(1, 5000000) g) as q union all select g::text from generate_series(1, 5000000) g union all select x from (select 'x' as x",
+            "q select g from generate_series(1, 200000) g) as q union all select g::text from generate_series(1, 200000) g union all select x from (select 'x' as x",
             "more than 1000 rows",
         ),
     ];
@@ -275,7 +276,7 @@ async fn a_login_or_a_role_that_may_too_much_is_refused() {
             "keys",
             "grant select on oncue.guest_key to clerk".to_owned(),
             "revoke select on oncue.guest_key from clerk".to_owned(),
-            "may read the passwords",
+            "may read keys or passwords",
         ),
         (
             "things",
@@ -318,7 +319,7 @@ async fn dblink_to_the_same_server_does_not_become_anybody_else() {
     );
     order(&world, "clerk", "dblink", &[&line]).await;
     let (outcome, error) = end(&world, "dblink").await;
-    assert!(outcome != "ok" && error.contains("password"), "{outcome}: {error}");
+    assert!(outcome == "sql" && error.contains("2F003"), "{outcome}: {error}");
     nothing_was_touched(&world).await;
     node.stop().await;
 }

@@ -222,3 +222,89 @@ async fn connections_that_are_killed_settle_once() {
     assert_eq!(world.number("select sum(runs - failed) from oncue.usage").await, 2_000);
     node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_changes_its_shape_is_read_and_written_on() {
+    let world: World = bureau().await;
+    let node = Node::start(&world, "one").await;
+    let lines = ["q select * from public.entries limit 1", "p insert into public.entries (id) values ($1) returning *"];
+    for round in 0..4 {
+        for n in 0..5 {
+            order(&world, "clerk", &format!("good-{round}-{n}"), &lines).await;
+        }
+        written(&world, "clerk", &format!("good-{round}-"), 5).await;
+        world.sql(&format!("alter table entries add column more_{round} text default 'x'")).await;
+    }
+    node.stop().await;
+}
+
+/// Cancels that hit anything, at any time, take no row along and leave none behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn cancels_at_any_moment_settle_once() {
+    let world: World = bureau().await;
+    world.sql("update oncue.rules set retry_max_attempts = 1000, retry_base_ms = 1, retry_cap_ms = 100").await;
+    world.sql("alter table entries drop constraint entries_pkey").await;
+    let node = Node::start(&world, "one").await;
+    routine(&world, "clerk", "good-", 3_000).await;
+    eventually("all are done", async || {
+        let cancel = "select count(pg_cancel_backend(pid)) from pg_stat_activity where usename like 'oncue_guest%' and state = 'active'";
+        world.number(cancel).await;
+        world.ledger("settlement = 'done'").await == 3_000
+    })
+    .await;
+    written(&world, "clerk", "good-", 3_000).await;
+    assert_eq!(world.number("select count(distinct id) from entries").await, 3_000);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_undone_is_no_cover_for_what_comes_later() {
+    let world: World = bureau().await;
+    world.sql(RUN).await;
+    let node = Node::start(&world, "one").await;
+    // The counter of the catalogs falls back to nothing about a second after it was raised.
+    let none = "x select set_config('role', 'none', true)";
+    for round in 0..6 {
+        order(&world, "clerk", &format!("first{round}"), &["x select lo_create(0)"]).await;
+        routine(&world, "clerk", &format!("good-{round}-"), 1).await;
+        written(&world, "clerk", &format!("good-{round}-"), 1).await;
+        world.sql("select pg_sleep(0.6)").await;
+        order(&world, "clerk", &format!("second{round}"), &[none, "x select lo_create(0)"]).await;
+        let (outcome, error) = end(&world, &format!("second{round}")).await;
+        assert!(outcome == "denied", "{outcome}: {error}");
+    }
+    let alters = [
+        "alter role current_user set statement_timeout = 0",
+        "alter role current_user password 'known'",
+        "alter default privileges grant select on tables to public",
+        "alter role current_user set search_path = evil",
+    ];
+    for (place, what) in alters.iter().enumerate() {
+        let run = format!("x select public.run($x$ {what} $x$)");
+        order(&world, "clerk", &format!("alter{place}"), &[none, &run]).await;
+        let (outcome, error) = end(&world, &format!("alter{place}")).await;
+        assert!(outcome == "denied", "{what}: {outcome}: {error}");
+    }
+    assert_eq!(world.number("select count(*) from pg_largeobject_metadata").await, 0);
+    let settings = "select count(*) from pg_db_role_setting s, unnest(s.setconfig) c where c like '%evil%' or c = 'statement_timeout=0'";
+    assert_eq!(world.number(settings).await, 0);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_setting_of_one_delivery_is_not_in_the_statements_of_the_next() {
+    let world: World = bureau().await;
+    world.sql("create table days (id text, day date, word text); grant insert on days to clerk").await;
+    let node = Node::start(&world, "one").await;
+    let insert = "p insert into public.days values ($1, '01/02/2026', 'a\\b')";
+    let set =
+        "x select set_config('DateStyle', 'ISO, DMY', false), set_config('standard_conforming_strings', 'off', false)";
+    for n in 0..6 {
+        let lines = if n % 2 == 0 { vec![set, insert] } else { vec![insert] };
+        order(&world, "clerk", &format!("d{n}"), &lines).await;
+        assert_eq!(end(&world, &format!("d{n}")).await.0, "ok");
+    }
+    let rows = world.rows("select distinct day::text as day, word from days where id in ('d1', 'd3', 'd5')").await;
+    assert_eq!(rows, [json!({ "day": "2026-01-02", "word": "a\\b" })]);
+    node.stop().await;
+}

@@ -43,10 +43,12 @@ pub(super) async fn look(store: &Store, guests: &Guests, tables: &ControlPlane, 
     }
     for function in &facts.functions {
         fix.push_str(&format!("revoke execute on function {function} from public;\n"));
+        // Migrations take such a lock.
+        fix.push_str(&format!("grant execute on function {function} to {};\n", facts.user));
     }
     if !fix.is_empty() {
         let text = "everybody, and so each function that runs SQL, may use up what all sessions share (locks, \
-                    notifications, temporary and large objects); take it from public, and grant it to the roles that need it";
+                    temporary and large objects); take it from public, and grant it to the roles that need it";
         findings.warn("sql", text, fix.trim_end());
     }
 }

@@ -11,6 +11,8 @@ use super::trouble::Trouble;
 pub struct GuestFacts {
     /// Whether the node's own user is a superuser.
     pub superuser: bool,
+    /// The node's own user, quoted.
+    pub user: String,
     /// The database, quoted.
     pub database: String,
     /// Whether everybody may make temporary objects in it.
@@ -28,12 +30,12 @@ impl Store {
         Ok(sqlx::query_as!(
             GuestFacts,
             r#"select (select r.rolsuper from pg_roles r where r.rolname = current_user) as "superuser!",
-                      quote_ident(current_database()) as "database!",
+                      quote_ident(current_user) as "user!", quote_ident(current_database()) as "database!",
                       has_database_privilege('public', current_database(), 'TEMPORARY') as "temporary!",
                       array(select p.oid::regprocedure::text from pg_proc p
                             where p.pronamespace = 'pg_catalog'::regnamespace
                               and (p.proname ~ '^pg_(try_)?advisory_(xact_)?lock' or p.proname in
-                                   ('pg_notify', 'lo_create', 'lo_creat', 'lo_from_bytea', 'pg_logical_emit_message'))
+                                   ('lo_create', 'lo_creat', 'lo_from_bytea'))
                               and has_function_privilege('public', p.oid, 'EXECUTE') order by 1) as "functions!""#
         )
         .fetch_one(&self.pool)

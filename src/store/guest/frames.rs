@@ -114,8 +114,11 @@ impl Filter {
                 Part::Pass(body)
             }
         };
-        let empty = matches!(self.part, Part::Pass(0) | Part::Skip(0));
-        self.end_if(empty);
+        if matches!(self.part, Part::Error { keep: 0, .. }) {
+            self.pass_error(false);
+            self.part = Part::Skip(0);
+        }
+        self.end_if(matches!(self.part, Part::Pass(0) | Part::Skip(0)));
         Ok(())
     }
 

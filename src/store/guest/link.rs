@@ -1,17 +1,19 @@
-//! A connection of one login, on which one function at a time runs statements of its role.
+//! A connection of one login, on which one function runs statements of its role. No other function ever has it.
 //!
-//! Invariant: between transactions nothing of a guest is left on a connection: settings, the role and locks are taken back
-//! with each delivery, and before another function of the role has it, `discard all` takes back the rest. Text of a guest
+//! Invariant: between transactions nothing of a delivery is left on a connection: settings, the role and locks are taken back
+//! with each. Text of a guest
 //! is sent by itself and never put into a text of ours but where it is read from, and every text is one statement that
 //! `prepare` takes, which the server's grammar decides.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 use tokio_postgres::config::SslMode;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, NoTls};
 
@@ -30,7 +32,13 @@ const PREPARED_MAX: usize = 200;
 const IDLE_TRUSTED: Duration = Duration::from_secs(30);
 
 /// How long the server may take for what it does at once.
-const PROMPT: Duration = Duration::from_secs(5);
+pub(super) const PROMPT: Duration = Duration::from_secs(5);
+
+/// What holds on each connection, and what `reset all` brings back, whatever was set for the login.
+const SETTINGS: &str = "-c role=none -c search_path=\"$user\",public -c statement_timeout=5s -c lock_timeout=5s \
+    -c idle_in_transaction_session_timeout=60s -c client_min_messages=error -c work_mem=16MB \
+    -c default_transaction_read_only=off -c default_transaction_deferrable=off \
+    -c default_transaction_isolation=read\\ committed";
 
 /// Who a connection is for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -45,13 +53,15 @@ pub(super) struct Link {
     pub(super) owner: Owner,
     /// The granted role, quoted.
     pub(super) role: String,
-    /// What `oncue.guest_objects` said last; none when it is to be asked again.
-    pub(super) objects: Option<i64>,
     /// Deliveries that are sent before the first answer came.
     pub(super) window: usize,
     prepared: HashMap<(Arc<str>, Vec<u8>), tokio_postgres::Statement>,
+    /// Whether a prepared statement is of no use any more.
+    stale: AtomicBool,
     used: Instant,
     address: Arc<Address>,
+    /// Why it ended.
+    why: Arc<OnceLock<String>>,
     _driver: JoinSet<()>,
 }
 
@@ -88,25 +98,33 @@ impl Link {
         let stream = Frames::new(address.connect().await.map_err(away)?);
         let mut config = tokio_postgres::Config::new();
         config.user(&login.name).password(&login.password).dbname(&address.database);
-        config.application_name("oncue guest").ssl_mode(SslMode::Disable);
+        config.application_name("oncue guest").ssl_mode(SslMode::Disable).options(SETTINGS);
         let connecting = tokio::time::timeout(PROMPT, config.connect_raw(stream, NoTls)).await;
         let connecting = connecting.map_err(|_| Trouble::Away("the server did not answer within 5 s".to_owned()))?;
         let (client, connection) = connecting.map_err(|error| refused_login(error, &login.name))?;
+        let why: Arc<OnceLock<String>> = Arc::default();
         let mut driver = JoinSet::new();
-        driver.spawn(async move {
-            // Whoever waits for an answer hears of it.
-            let _ = connection.await;
+        driver.spawn({
+            let why = Arc::clone(&why);
+            async move {
+                let mut connection = Box::pin(connection);
+                if let Err(error) = connection.as_mut().await {
+                    // Before the connection goes, and whoever waits for an answer hears only that it has gone.
+                    let _ = why.set(Trouble::from(error).words());
+                }
+            }
         });
         let role = quoted(&owner.role);
         let link = Self {
             client,
             owner,
             role,
-            objects: None,
             window: super::run::WINDOW_MIN,
             prepared: HashMap::new(),
+            stale: AtomicBool::new(false),
             used: Instant::now(),
             address: Arc::clone(address),
+            why,
             _driver: driver,
         };
         link.look_at_login(&login.name).await?;
@@ -124,27 +142,34 @@ impl Link {
         Err(Trouble::denied(words))
     }
 
-    /// Makes the connection ready for `owner`, who has the same role; false when it is of no use any more.
-    pub(super) async fn pass_to(&mut self, owner: &Owner) -> bool {
-        if self.client.is_closed() {
-            return false;
-        }
-        if self.owner != *owner {
-            if prompt(self.client.batch_execute("discard all")).await.is_err() {
-                return false;
-            }
-            self.forget();
-            self.owner = owner.clone();
-        } else if self.used.elapsed() > IDLE_TRUSTED {
-            return prompt(self.client.check_connection()).await.is_ok();
-        }
-        true
+    /// Whether the connection, which lay idle, can be used.
+    pub(super) async fn is_alive(&self) -> bool {
+        !self.client.is_closed()
+            && (self.used.elapsed() < IDLE_TRUSTED || prompt(self.client.check_connection()).await.is_ok())
     }
 
-    fn forget(&mut self) {
-        self.prepared.clear();
-        self.objects = None;
-        self.window = super::run::WINDOW_MIN;
+    /// What `error` of a statement means. A table whose columns changed leaves a prepared statement that fails for ever.
+    pub(super) fn judge(&self, error: tokio_postgres::Error) -> Trouble {
+        let is_stale = |code: &SqlState| *code == SqlState::FEATURE_NOT_SUPPORTED || code.code().starts_with("42");
+        if error.code().is_some_and(is_stale) {
+            self.stale.store(true, Ordering::Relaxed);
+        }
+        error.into()
+    }
+
+    /// Forgets prepared statements of which one is of no use any more.
+    pub(super) fn forget_stale(&mut self) {
+        if self.stale.swap(false, Ordering::Relaxed) {
+            self.prepared.clear();
+        }
+    }
+
+    /// `trouble`, with the reason where the connection was lost.
+    pub(super) fn explain(&self, trouble: Trouble) -> Trouble {
+        match (trouble, self.why.get()) {
+            (Trouble::Lost(_), Some(why)) => Trouble::Lost(why.clone()),
+            (trouble, _) => trouble,
+        }
     }
 
     /// Says that it is not in use from now on.
@@ -173,7 +198,7 @@ impl Link {
         let prepared = self.client.prepare_typed(text, &types).await?;
         if prepared.params().len() != statement.params.len() {
             let (wants, has) = (prepared.params().len(), statement.params.len());
-            return Err(Trouble::refused(format!("the statement takes {wants} values and got {has}")));
+            return Err(Trouble::denied(format!("the statement takes {wants} values and got {has}")));
         }
         if self.prepared.len() >= PREPARED_MAX {
             self.prepared.clear();
@@ -185,9 +210,11 @@ impl Link {
     /// Has the server cancel what runs. When it returns, the server has been told.
     pub(super) async fn cancel(&self) {
         let cancel = async {
-            let stream = self.address.connect().await?;
-            let told = self.client.cancel_token().cancel_query_raw(stream, NoTls).await;
-            told.map_err(std::io::Error::other)
+            let mut stream = self.address.connect().await?;
+            let told = self.client.cancel_token().cancel_query_raw(&mut stream, NoTls).await;
+            told.map_err(std::io::Error::other)?;
+            // The server closes it after it has sent the signal.
+            tokio::io::copy(&mut stream, &mut tokio::io::sink()).await.map(drop)
         };
         if let Ok(Err(error)) | Err(error) = tokio::time::timeout(PROMPT, cancel).await.map_err(std::io::Error::other) {
             tracing::debug!(%error, "a guest's statement could not be cancelled");
@@ -207,7 +234,9 @@ fn refused_login(error: tokio_postgres::Error, login: &str) -> NotOpen {
     match code.as_deref() {
         // Wrong password; no such role, no right to log in, no line in pg_hba.conf.
         Some("28P01" | "28000") => NotOpen::Login(words),
-        // The database is starting, has no room, or is stopping.
+        // Too many connections, of this login perhaps: its functions have to wait, nobody else.
+        Some("53300") => Trouble::refused(words).into(),
+        // The database is starting or stopping.
         Some(code) if code.starts_with("57P") || code.starts_with("53") => Trouble::Away(words).into(),
         Some(_) => Trouble::refused(words).into(),
         None => Trouble::Away(words).into(),

@@ -3,12 +3,11 @@
 //! Invariant: a login is made by `oncue.make_guest` alone, so that it is a member of its role and of nothing else.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use sqlx::postgres::PgPool;
-use tokio::sync::OnceCell;
 
-use crate::store::StoreError;
+use crate::store::{StoreError, words};
 
 use super::link::Login;
 use super::quoted;
@@ -21,21 +20,28 @@ const REMEMBERED_MAX: usize = 10_000;
 pub(super) struct Logins {
     pool: PgPool,
     known: Mutex<HashMap<String, Login>>,
-    key: OnceCell<Vec<u8>>,
+    key: Mutex<Option<Arc<[u8]>>>,
 }
 
 impl Logins {
     pub(super) fn new(pool: PgPool) -> Self {
-        Self { pool, known: Mutex::default(), key: OnceCell::new() }
+        Self { pool, known: Mutex::default(), key: Mutex::default() }
     }
 
     /// What a node shows `oncue.guest_settle`.
-    pub(super) async fn key(&self) -> Result<&[u8], StoreError> {
-        let read = async {
-            let key = sqlx::query_scalar!("select key from oncue.guest_key").fetch_one(&self.pool).await;
-            key.map_err(StoreError::from)
-        };
-        Ok(self.key.get_or_try_init(|| read).await?)
+    pub(super) async fn key(&self) -> Result<Arc<[u8]>, StoreError> {
+        if let Some(key) = &*self.key.lock().unwrap_or_else(PoisonError::into_inner) {
+            return Ok(Arc::clone(key));
+        }
+        let key = sqlx::query_scalar!("select key from oncue.guest_key").fetch_one(&self.pool).await?;
+        let key: Arc<[u8]> = key.into();
+        *self.key.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&key));
+        Ok(key)
+    }
+
+    /// Forgets the key: the tables may have been restored with another.
+    pub(super) fn forget_key(&self) {
+        *self.key.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// The login of `role`; it is made where there is none.
@@ -62,15 +68,15 @@ impl Logins {
 
     /// Forgets the login of `role`; somebody may have changed it.
     pub(super) fn forget(&self, role: &str) {
-        self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(role);
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(role);
     }
 
     fn remembered(&self, role: &str) -> Option<Login> {
-        self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(role).cloned()
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(role).cloned()
     }
 
     fn remember(&self, role: &str, login: Login) -> Login {
-        let mut known = self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= REMEMBERED_MAX {
             known.clear();
         }
@@ -81,8 +87,8 @@ impl Logins {
 
 fn not_made(error: sqlx::Error, role: &str) -> Trouble {
     let Some(db) = error.as_database_error() else { return StoreError::from(error).into() };
-    let code = db.code().map(|code| code.to_string()).unwrap_or_default();
-    let said = format!("cannot take the granted role: {} (SQLSTATE {code})", db.message());
+    let code = db.code().map(std::borrow::Cow::into_owned).unwrap_or_default();
+    let said = format!("cannot take the granted role: {}", words::of(&error));
     let name = quoted(role);
     match code.as_str() {
         "42704" => Trouble::denied(format!("{said}; fix it with: create role {name} nologin;")),

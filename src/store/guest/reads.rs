@@ -52,8 +52,9 @@ impl Reader for Guests {
 impl Guests {
     async fn read_as(&self, owner: &Owner, statement: &Statement, until: Instant) -> Result<Read, Trouble> {
         let mut link = self.inner.link(owner).await?;
-        let read = link.read(statement, until).await;
+        let read = link.read(statement, until).await.map_err(|trouble| link.explain(trouble));
         // After a bound was passed the rest of the rows is still on its way: the connection goes with them.
+        link.forget_stale();
         if matches!(&read, Ok(Read::Rows(_)) | Err(Trouble::Refused(_)))
             && prompt(link.client.batch_execute(END)).await.is_ok()
         {
@@ -77,9 +78,10 @@ impl Link {
         let text = format!("select to_jsonb(q)::text from (\n{}\n) as q limit {}", statement.text, ROWS_MAX + 1);
         let prepared = self.prepare(statement, &text).await?;
         let params: Vec<Param<'_>> = statement.params.iter().map(Param).collect();
-        let mut rows = std::pin::pin!(self.client.query_raw(&prepared, params).await?);
+        let rows = self.client.query_raw(&prepared, params).await.map_err(|error| self.judge(error))?;
+        let mut rows = std::pin::pin!(rows);
         let (mut got, mut bytes) = (Vec::new(), 0);
-        while let Some(row) = rows.try_next().await? {
+        while let Some(row) = rows.try_next().await.map_err(|error| self.judge(error))? {
             let row: Option<String> = row.try_get(0)?;
             let row = row.unwrap_or_else(|| "null".to_owned());
             bytes += row.len();

@@ -15,7 +15,7 @@ use tokio_postgres::types::{ToSql, Type};
 use crate::delivery::DeliveryId;
 use crate::function::sql::Statement;
 use crate::store::StoreError;
-use crate::store::settle::{Group, Record, Verdict, fences, small};
+use crate::store::settle::{Group, Record, Refusal, Tx, Verdict, fences, small};
 
 use super::link::{Link, Owner, prompt};
 use super::param::Own;
@@ -99,7 +99,7 @@ impl Inner {
         let mut records = Vec::with_capacity(group.records.len());
         for record in &group.records {
             let id = record.subject.id;
-            if verdict.stale.contains(&id) || verdict.fenced.contains(&id) {
+            if verdict.stale.contains(&id) || verdict.fenced.contains(&id) || verdict.refused.contains_key(&id) {
                 continue;
             }
             match seen.insert(id) && self::owner(record).as_ref() == Some(owner) {
@@ -113,7 +113,8 @@ impl Inner {
         let mut link = self.link(owner).await?;
         let key = self.logins.key().await?;
         let statements: Vec<&[Statement]> = records.iter().map(|record| statements(record)).collect();
-        let fates = link.run(&statements).await?;
+        let fates = link.run(&statements).await;
+        let fates = fates.map_err(|trouble| link.explain(trouble))?;
         let mut done = Vec::with_capacity(records.len());
         for (record, fate) in records.into_iter().zip(fates) {
             match fate {
@@ -122,9 +123,12 @@ impl Inner {
                 Fate::Refused(refusal) => drop(verdict.refused.insert(record.subject.id, refusal)),
             }
         }
-        let ended = link.end(key, node, &done).await;
-        if !matches!(&ended, Err(Failed::Store(_))) {
-            self.keep(link);
+        let ended = link.end(&key, node, &done).await;
+        match &ended {
+            Ok(()) | Err(Failed::Overtaken) => self.keep(link),
+            // The nodes' key may be another one since the tables were restored.
+            Err(Failed::Refused(_)) => self.logins.forget_key(),
+            Err(Failed::Store(_)) => {}
         }
         ended.map(|()| verdict)
     }
@@ -137,30 +141,67 @@ impl Inner {
         let claims = group.records.iter().filter_map(|r| Some((r.subject.id.0, r.claim?)));
         let (claimed, tokens): (Vec<Uuid>, Vec<Uuid>) = claims.unzip();
         let mut tx = self.store.pool.begin().await?;
-        let stale = sqlx::query_scalar!(
-            r#"select l.delivery_id as "id!" from oncue.ledger l
-               join unnest($1::uuid[], $2::int[]) as c(id, attempt) on l.delivery_id = c.id and l.attempt = c.attempt
-               union all
-               select c.id from unnest($3::uuid[], $4::uuid[]) as c(id, token)
-               where not exists (select from oncue.parked p where p.delivery_id = c.id and p.token = c.token)"#,
+        let mut verdict = Verdict::default();
+        let known = sqlx::query!(
+            r#"select l.delivery_id as "id!", bool_or(l.settlement = 'done') as "done!" from oncue.ledger l
+               where (l.delivery_id, l.attempt) in (select * from unnest($1::uuid[], $2::int[])) group by 1"#,
             &ids,
-            &attempts,
-            &claimed,
-            &tokens
+            &attempts
         )
         .fetch_all(&mut *tx)
         .await?;
-        let fenced = fences::passed(&mut tx, group).await?.deliveries(group);
-        tx.rollback().await?;
-        Ok(Verdict { stale: stale.into_iter().map(DeliveryId).collect(), fenced, ..Verdict::default() })
+        verdict.stale.extend(known.into_iter().map(|row| DeliveryId(row.id)));
+        let (again, lost) = claims_that_stand(&mut tx, &claimed, &tokens).await?;
+        verdict.stale.extend(lost);
+        // It ran before under that number, by a copy that was on its way then: the next one has another.
+        let words = "the same attempt of this delivery was settled before by another copy of it";
+        let refusal = Refusal { permanent: false, words: words.to_owned() };
+        verdict.refused.extend(again.into_iter().map(|id| (id, refusal.clone())));
+        verdict.fenced = fences::passed(&mut tx, group).await?.deliveries(group);
+        tx.commit().await?;
+        Ok(verdict)
     }
+}
+
+/// Of deliveries that were claimed: those whose attempt of that number failed before, and those that are somebody else's, or done.
+/// The rows of those that are done are taken away.
+async fn claims_that_stand(
+    tx: &mut Tx,
+    claimed: &[Uuid],
+    tokens: &[Uuid],
+) -> Result<(Vec<DeliveryId>, Vec<DeliveryId>), StoreError> {
+    if claimed.is_empty() {
+        return Ok((Vec::new(), Vec::new()));
+    }
+    let rows = sqlx::query!(
+        r#"with claims as (select * from unnest($1::uuid[], $2::uuid[]) as c(id, token)),
+           done as (
+               delete from oncue.parked p using claims c
+               where p.delivery_id = c.id and p.token = c.token
+                 and exists (select from oncue.ledger l where l.delivery_id = c.id and l.settlement = 'done')
+               returning p.delivery_id
+           )
+           select c.id as "id!",
+                  c.id in (select delivery_id from done)
+                      or not exists (select from oncue.parked p where p.delivery_id = c.id and p.token = c.token) as "lost!",
+                  exists (select from oncue.ledger l join oncue.parked p on p.delivery_id = l.delivery_id
+                          where l.delivery_id = c.id and l.attempt = p.attempts + 1) as "again!"
+           from claims c"#,
+        claimed,
+        tokens
+    )
+    .fetch_all(&mut **tx)
+    .await?;
+    let lost = rows.iter().filter(|row| row.lost).map(|row| DeliveryId(row.id)).collect();
+    let again = rows.iter().filter(|row| row.again && !row.lost).map(|row| DeliveryId(row.id)).collect();
+    Ok((again, lost))
 }
 
 impl Link {
     /// Settles `records`, whose statements have run, and commits; or ends a transaction in which none has.
     async fn end(&mut self, key: &[u8], node: &str, records: &[&Record]) -> Result<(), Failed> {
         if records.is_empty() {
-            return Ok(prompt(self.client.batch_execute("rollback")).await?);
+            return Ok(prompt(self.client.batch_execute("rollback")).await.map_err(Trouble::ours)?);
         }
         let rows = Rows::of(records);
         let texts = [&rows.claims, &rows.fences, &rows.ledger, &rows.recorded, &rows.logs, &rows.outbox];
@@ -186,9 +227,14 @@ fn not_settled(error: tokio_postgres::Error) -> Failed {
     match error.code().map(SqlState::code) {
         // A claim or a lease is somebody else's; a row is there already.
         Some("OC001" | "OC002" | "23505") => Failed::Overtaken,
-        Some(code) if matches!(&code[..2], "08" | "40" | "53" | "55" | "57" | "58") => {
+        // The statements that ran before may be the cause: they took all locks or memory, or had it cancelled.
+        Some(code) if matches!(code.get(..2), Some("53" | "55" | "57")) => {
+            StoreError::interrupted(Trouble::from(error).words()).into()
+        }
+        Some(code) if matches!(code.get(..2), Some("08" | "40" | "58")) => {
             StoreError::away(Trouble::from(error).words()).into()
         }
+        Some("42501") => Failed::Refused(Trouble::refused(Trouble::from(error).words())),
         Some(_) => StoreError::refused(Trouble::from(error).words()).into(),
         None => StoreError::away(Trouble::from(error).words()).into(),
     }

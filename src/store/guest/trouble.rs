@@ -3,8 +3,9 @@
 use std::error::Error as _;
 
 use tokio_postgres::Error;
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{DbError, SqlState};
 
+use crate::sqlstate::Said;
 use crate::store::StoreError;
 use crate::store::settle::Refusal;
 
@@ -30,6 +31,19 @@ impl Trouble {
         Self::Refused(Refusal { permanent: false, words: words.into() })
     }
 
+    /// The same of what is no guest's: the connection is of no use then, and what was under way is done again.
+    pub(super) fn ours(self) -> Self {
+        match self {
+            Self::Refused(refusal) => Self::Lost(refusal.words),
+            other => other,
+        }
+    }
+
+    /// The same after a guest's statements ran, which may be the cause, whatever it is.
+    pub(super) fn lost(self) -> Self {
+        Self::Lost(self.words())
+    }
+
     /// The same, with what it is about before its words.
     pub(super) fn about(self, what: &str) -> Self {
         match self {
@@ -50,13 +64,12 @@ impl Trouble {
 impl From<Error> for Trouble {
     fn from(error: Error) -> Self {
         let Some(db) = error.as_db_error() else {
+            // No answer of the server to a statement: the protocol is out of step, or the connection gone.
             let source = error.source().map(ToString::to_string);
-            let words = source.map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
-            let lost = error.is_closed() || error.source().is_some_and(|source| source.is::<std::io::Error>());
-            return if lost { Self::Lost(words) } else { Self::refused(words) };
+            return Self::Lost(source.map_or_else(|| error.to_string(), |source| format!("{error}: {source}")));
         };
         let code = db.code();
-        let words = format!("{} (SQLSTATE {})", db.message(), code.code());
+        let words = words(db);
         // Connection exceptions and operator intervention, but for a statement that was cancelled. A prepared statement that is not
         // there, or there already: a guest took it away, so the connection is of no use.
         let ends =
@@ -69,8 +82,17 @@ impl From<Error> for Trouble {
     }
 }
 
+/// The error with its SQLSTATE, without the values that the server quotes: these words are kept and shown.
+fn words(error: &DbError) -> String {
+    let names = [error.schema(), error.table(), error.column(), error.datatype(), error.constraint()];
+    Said { code: error.code().code(), message: error.message(), names }.guest_words()
+}
+
 impl From<StoreError> for Trouble {
     fn from(error: StoreError) -> Self {
-        Self::Away(error.to_string())
+        match error {
+            StoreError::Refused(_) | StoreError::Schema(_) => Self::refused(error.to_string()),
+            other => Self::Away(other.to_string()),
+        }
     }
 }
