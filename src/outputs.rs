@@ -99,8 +99,7 @@ impl Output {
         mut event: Event,
     ) -> Result<Self, DecodeError> {
         // Whoever wrote the rule, the row or the type: an event must not reach a server's own subjects.
-        subject::check(&target.1)
-            .map_err(|problem| DecodeError::Unpublishable { problem })?;
+        subject::check(&target.1).map_err(|problem| DecodeError::Unpublishable { problem })?;
         let message_id = delivery.output_id(index);
         if event.id.is_empty() {
             event.id.clone_from(&message_id);

@@ -231,10 +231,15 @@ impl Store {
         let mut migrator = Migrator::with_migrations(MIGRATIONS.iter().cloned().collect());
         migrator.dangerous_set_table_name("oncue.migrations");
         migrator.create_schema("oncue");
-        migrator.run(&self.pool).await.map_err(|error| match error {
+        // A migration of a large table takes as long as it takes.
+        let options = self.options.clone().options([("statement_timeout", "0")]);
+        let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(CONNECT_TIMEOUT).connect_lazy_with(options);
+        let applied = migrator.run(&pool).await.map_err(|error| match error {
             sqlx::migrate::MigrateError::Execute(e) => StoreError::from(e),
             other => StoreError::Migrate(other),
-        })
+        });
+        pool.close().await;
+        applied
     }
 
     /// Ends every connection.

@@ -6,8 +6,8 @@
 
 mod hot;
 mod logs;
-mod rules;
 mod panics;
+mod rules;
 
 use std::{sync::OnceLock, time::Duration};
 
@@ -18,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 pub use metrics_exporter_prometheus::PrometheusHandle;
 
 pub use logs::{LogConfig, LogError, LogFormat, install_logs};
-pub use rules::{rules_loaded, rules_read, ruleset_notified};
 pub use panics::{install_panics, panic_text};
+pub use rules::{rules_loaded, rules_read, ruleset_notified};
 
 /// How often histograms are condensed when nobody reads them.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
@@ -424,6 +424,8 @@ mod tests {
         kafka_read_ahead("telemetry-test", 7);
         dead_letter("telemetry-test", "trap");
         rules_loaded(5, 1, 42);
+        rules_read();
+        ruleset_notified(1);
         store_up(true);
         bus_up("telemetry-test", false);
         let text = install_metrics().render();

@@ -127,7 +127,7 @@ pub fn node_config(config: &Config, url: &str) -> NodeConfig {
     NodeConfig {
         name: node.name.clone(),
         store: store::Config { connections: node.connections, ..store::Config::new(url) },
-        guest_database: node.guest_database.clone(),
+        guest_database: node.guest_database.as_ref().map(|url| url.0.clone()),
         buses: config.buses.clone(),
         runtime: RuntimeConfig {
             cache_dir: node.cache_dir.clone(),

@@ -1,6 +1,6 @@
 //! The only file that prints data: a table for people or one JSON document for programs.
 //!
-//! Invariant: a table and a JSON document of one command say the same; whatever is printed passes [`printable`] here, so
+//! Invariant: a table and a JSON document of one command say the same; whatever is printed passes [`printable()`] here, so
 //! that nothing from outside drives a terminal or hides, whoever calls. What a broken pipe means is decided in `report`.
 
 use std::io::{self, IsTerminal as _, Write};

@@ -162,7 +162,7 @@ fn read_sql(field: &Field<'_>) -> Result<SqlGrant, ConfigError> {
     let role = field.word()?;
     // Both mean something else where a role is set; no role can have these names.
     if role.len() > ROLE_MAX || role.contains('\0') || matches!(role, "none" | "public") {
-        let fix = "it is a role of Postgres: `create role mailer nologin; grant mailer to CURRENT_USER;`";
+        let fix = "it is a role of Postgres: `create role mailer nologin;`";
         return Err(field.error(format!("{role:?} cannot be the name of a role"), fix));
     }
     Ok(SqlGrant { role: role.to_owned() })

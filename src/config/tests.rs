@@ -205,7 +205,7 @@ const MISTAKES: &[(&str, &str)] = &[
     (
         "[function.welcome]\ncomponent = \"w.wasm\"\ngrants = { sql = { role = \"none\" } }",
         "oncue.toml:3:27: function.welcome.grants.sql.role: \"none\" cannot be the name of a role; \
-         it is a role of Postgres: `create role mailer nologin; grant mailer to CURRENT_USER;`",
+         it is a role of Postgres: `create role mailer nologin;`",
     ),
     (
         "[function.welcome]\ncomponent = \"w.wasm\"\ngrants = { publish = [\"events/a\", \"mail\"] }",

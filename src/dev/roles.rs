@@ -5,7 +5,7 @@
 
 use super::passwords::Passwords;
 
-/// The node's login. It owns the database and may replicate, and is no superuser. It has not the name of Oncue's schema,
+/// The node's login. It owns the database, may replicate, makes the logins of functions that run SQL, and is no superuser. It has not the name of Oncue's schema,
 /// which `"$user"` in a `search_path` would then stand for.
 pub const NODE: &str = "oncue_dev";
 
@@ -23,7 +23,7 @@ pub fn statements(passwords: &Passwords) -> Vec<String> {
              if; end $do$"
         ),
         format!(
-            "alter role {NODE} with login replication nosuperuser nocreatedb nocreaterole nobypassrls password '{}'",
+            "alter role {NODE} with login replication createrole nosuperuser nocreatedb nobypassrls password '{}'",
             node.0
         ),
         format!("alter database postgres owner to {NODE}"),

@@ -26,7 +26,7 @@ use self::verdicts::Verdicts;
 use super::{Shared, outbox};
 
 /// How often the version is asked for: below the two seconds in which a change must be seen.
-const POLL: Duration = Duration::from_millis(1_800);
+const POLL: Duration = Duration::from_millis(1_500);
 
 /// Functions that are fetched and loaded at once; each may hold the bytes of a component.
 const LOADS: usize = 16;
@@ -131,11 +131,12 @@ impl Follower {
 
     /// False when the connection is lost and another must be made.
     fn take_word(&mut self, told: Result<Told, StoreError>) -> bool {
+        let told = told.ok();
         self.current = false;
         match told {
-            Ok(Told::Change) => {}
-            Ok(Told::Reconnected) => self.loaded = None,
-            Err(_) => self.changes = None,
+            Some(Told::Change) => {}
+            Some(Told::Reconnected) => self.loaded = None,
+            None => self.changes = None,
         }
         self.changes.is_some()
     }

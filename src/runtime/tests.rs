@@ -339,7 +339,7 @@ async fn smaller_profiles_run_the_same() {
         let engine = super::engine::with_profile(&config, profile).expect("starts");
         let mut linker = wasmtime::component::Linker::new(&engine);
         super::host::link(&mut linker).expect("links");
-        let component = super::component::compile(&engine, &function(OK)).expect("compiles");
+        let component = wasmtime::component::Component::new(&engine, function(OK)).expect("compiles");
         let pre = super::component::link(&linker, &component, &spec().limits).expect("links");
         let deadline = Instant::now() + Duration::from_secs(60);
         let state = super::HostState::new(&spec().into(), None, context(), 1 << 20, deadline);

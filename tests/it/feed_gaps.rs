@@ -32,7 +32,7 @@ async fn halted(world: &World, node: &Node, words: &str) -> Value {
         node.component("trigger/users").await.is_some_and(|(state, why)| state == "gap" && why.contains(ways[0]))
     })
     .await;
-    assert!(!node.is_ready().await);
+    eventually("the node is not ready", async || !node.is_ready().await).await;
     let gap = world.row("select from_position, to_position, reason from oncue.gaps where accepted_at is null").await;
     // The last position may have been written after the gap was found.
     let known = "select count(*) from oncue.gaps, oncue.feeds where from_position::pg_lsn <= settled_lsn";

@@ -83,12 +83,12 @@ async fn a_node_that_is_drained_inside_a_large_transaction_repeats_nothing_and_l
     let began = Instant::now();
     let world = users(json!({})).await;
     let node = Node::start(&world, "one").await;
-    world.sql("insert into users select n, 'x', 'free' from generate_series(1, 8000) n").await;
+    world.sql("insert into users select n, 'x', 'free' from generate_series(1, 30000) n").await;
     eventually("it is under way", async || world.ledger("true").await > 500).await;
     node.stop().await;
     let before = world.ledger("true").await;
     progress(began, &format!("drained, {before} done"));
-    assert!(before < 8_000, "the drain came after the end");
+    assert!(before < 30_000, "the drain came after the end");
     assert_eq!(
         world
             .number(
@@ -99,13 +99,13 @@ async fn a_node_that_is_drained_inside_a_large_transaction_repeats_nothing_and_l
     );
     let node = Node::start(&world, "two").await;
     eventually_within(PATIENCE, "all are done", async || {
-        (world.ledger("settlement = 'done'").await >= 8_000).then_some(())
+        (world.ledger("settlement = 'done'").await >= 30_000).then_some(())
     })
     .await;
     progress(began, "done");
     told(&world).await;
     let twice = "select delivery_id from oncue.ledger group by delivery_id having count(*) <> 1";
     assert_eq!(world.rows(twice).await, Vec::<Value>::new());
-    assert_eq!(world.ledger("true").await, 8_000);
+    assert_eq!(world.ledger("true").await, 30_000);
     node.stop().await;
 }

@@ -151,7 +151,7 @@ async fn dev_accepts_its_owner_only_and_a_folder_of_before_goes_on() {
     client.flush().await.expect("it answers");
 
     let mut connection = PgConnection::connect(database).await.expect("its owner knows the password");
-    let node = "select rolsuper or rolcreaterole or rolcreatedb or rolbypassrls or current_user = 'oncue' from pg_roles \
+    let node = "select rolsuper or rolcreatedb or rolbypassrls or current_user = 'oncue' from pg_roles \
                 where rolname = current_user";
     assert!(!truth(&mut connection, node).await, "the node may only what it needs");
     for statement in WORK {

@@ -17,9 +17,10 @@ use rand::seq::SliceRandom as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::Instant;
 
+use super::NatsBus;
 use super::dial::{DialError, Dialled, Duplex, dial, max_payload};
 use super::wire::{Decoder, Message, Op, WireError};
-use super::{NatsBus, redact};
+use crate::bus::shown::shown;
 
 /// Read at once at most.
 const CHUNK: usize = 64 << 10;
@@ -94,7 +95,7 @@ impl Reader {
                 Err(error) => last = error,
             }
         }
-        Err(ReadError::Connect { bus: bus.name.to_string(), url: redact(&bus.config.url), source: last })
+        Err(ReadError::Connect { bus: bus.name.to_string(), url: shown(&bus.config.url), source: last })
     }
 
     fn new(dialled: Dialled) -> Self {

@@ -19,7 +19,7 @@ pub(super) fn print(context: &Context, servers: &Servers, node: &NodeConfig) -> 
         Some(postgres) => {
             lines.push(format!(
                 "  postgres  {}  (private, data in {})",
-                redact(postgres.url()),
+                shown(postgres.url()),
                 postgres.data_dir().display()
             ));
         }

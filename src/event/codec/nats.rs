@@ -162,7 +162,8 @@ mod tests {
 
     #[test]
     fn a_header_block_is_read_or_its_line_is_named() {
-        let table: [(&[u8], &[(&str, &str)]); 8] = [
+        type Case = (&'static [u8], &'static [(&'static str, &'static str)]);
+        let table: [Case; 8] = [
             (b"", &[]),
             (b"NATS/1.0\r\n\r\n", &[]),
             (b"NATS/1.0", &[]),

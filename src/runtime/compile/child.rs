@@ -193,7 +193,7 @@ async fn changed(paused: &mut Option<watch::Receiver<usize>>) {
         None => false,
     };
     if !told {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

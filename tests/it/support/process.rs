@@ -140,11 +140,6 @@ impl Process {
         assert!(sent.expect("a shell").success(), "{name} is sent");
     }
 
-    /// Its process id.
-    pub fn pid(&self) -> u32 {
-        self.child.id().expect("it runs")
-    }
-
     /// Waits for the end.
     pub async fn wait(&mut self) -> ExitStatus {
         self.child.wait().await.expect("it ends")
