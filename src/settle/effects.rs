@@ -198,7 +198,5 @@ fn delivery_of(item: &Item) -> Option<DeliveryId> {
 /// The function and the role of a delivery that runs statements.
 fn lane_of(item: &Item) -> Option<Lane> {
     let Item::Record(record, _) = item else { return None };
-    let role = record.effects.as_ref()?.role.clone();
-    let function = record.subject.function.as_ref().map_or_else(String::new, |(name, _)| name.clone());
-    Some((function, role))
+    record.runs_under()
 }

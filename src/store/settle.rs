@@ -149,6 +149,16 @@ pub struct Record {
     pub recorded: Option<Arc<Recorded>>,
 }
 
+impl Record {
+    /// The function and the role that its statements run under, if it has any.
+    #[must_use]
+    pub fn runs_under(&self) -> Option<(String, String)> {
+        let role = self.effects.as_ref()?.role.clone();
+        let function = self.subject.function.as_ref().map_or_else(String::new, |(name, _)| name.clone());
+        Some((function, role))
+    }
+}
+
 /// An event for the record, as it came.
 #[derive(Clone, Debug)]
 pub struct Recorded {

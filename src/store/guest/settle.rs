@@ -241,8 +241,7 @@ fn not_settled(error: tokio_postgres::Error) -> Failed {
 }
 
 fn owner(record: &Record) -> Option<Owner> {
-    let role = record.effects.as_ref()?.role.clone();
-    let function = record.subject.function.as_ref().map_or_else(String::new, |(name, _)| name.clone());
+    let (function, role) = record.runs_under()?;
     Some(Owner { role, function })
 }
 
